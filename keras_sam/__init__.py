@@ -1,0 +1,8 @@
+"""Sharpness-Aware Minimization (SAM) for Keras 3, on TensorFlow, JAX and PyTorch."""
+
+from keras_sam.models import SAMModel, as_sam_model, sam_train_step
+from keras_sam.optimizers import SAMOptimizer
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["SAMModel", "SAMOptimizer", "as_sam_model", "sam_train_step"]

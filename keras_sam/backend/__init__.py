@@ -1,0 +1,28 @@
+"""What Keras has no public call for: one module a backend, the same few functions in each.
+
+    synchronize(gradients)         dense gradients, summed over the replicas of a distributed step
+    values(variables)              their tensors, detached from any automatic differentiation
+    assign(variables, values)      on every replica
+    global_norm(tensors)           over all elements of all tensors
+    two_pass_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
+"""
+
+import importlib
+
+import keras
+
+_NAMES = ("jax", "tensorflow", "torch")
+
+if keras.backend.backend() not in _NAMES:
+    raise ImportError(
+        f"keras_sam runs on the Keras backends {', '.join(_NAMES)}: set the environment variable KERAS_BACKEND, "
+        f"or `backend` in keras.json, to one of them. Received: {keras.backend.backend()!r}."
+    )
+
+_module = importlib.import_module(f"keras_sam.backend.{keras.backend.backend()}")
+
+synchronize = _module.synchronize
+values = _module.values
+assign = _module.assign
+global_norm = _module.global_norm
+two_pass_step = _module.two_pass_step

@@ -1,0 +1,7 @@
+"""Keras models that make the two passes of SAM."""
+
+from keras_sam.models.as_sam_model import as_sam_model
+from keras_sam.models.sam_model import SAMModel
+from keras_sam.models.train_step import sam_train_step
+
+__all__ = ["SAMModel", "as_sam_model", "sam_train_step"]

@@ -1,0 +1,71 @@
+"""SAM for a model that exists already."""
+
+import functools
+
+import keras
+
+from keras_sam.models.sam_model import SAMModel
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class SAMFunctional(SAMModel, keras.Model):
+    """A functional model that trains with SAM."""
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class SAMSequential(SAMModel, keras.Sequential):
+    """A Sequential model that trains with SAM."""
+
+
+def as_sam_model(model: keras.Model) -> keras.Model:
+    """A model with the layers and weights of `model` that trains with SAM.
+
+    Training one changes the weights of both. Compile the result with a `keras_sam.SAMOptimizer`.
+
+    Args:
+        model: A functional, Sequential or subclassed model, for example one of
+            `keras.applications`. A custom class keeps its methods, its `train_step` among them; to
+            load such a model from a `.keras` file, declare
+            `class MySAMModel(keras_sam.SAMModel, MyModel)` instead, so that Keras finds the class.
+
+    Returns:
+        An uncompiled model, of a class that is both a `SAMModel` and the class of `model`; `model`
+        itself if it is a `SAMModel` already.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+
+    Example:
+
+    >>> import keras, keras_sam, numpy as np
+    >>> plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    >>> model = keras_sam.as_sam_model(plain)
+    >>> model.compile(keras_sam.SAMOptimizer("sgd"), loss="mse")
+    >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
+    >>> model.layers[0] is plain.layers[0]
+    True
+    """
+    if isinstance(model, SAMModel):
+        return model
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`as_sam_model` takes a Keras model. Received: {model!r} of type {type(model).__name__}.")
+    if type(model).__name__ == "Functional" and type(model).__module__.startswith("keras."):
+        functional = SAMFunctional(model.input, model.output, name=model.name)
+        functional.dtype_policy = model.dtype_policy
+        return functional
+    return _sharing_state(SAMSequential if type(model) is keras.Sequential else _sam_class(type(model)), model)
+
+
+@functools.cache
+def _sam_class(model_class: type[keras.Model]) -> type[keras.Model]:
+    return type(f"SAM{model_class.__name__}", (SAMModel, model_class), {"__module__": model_class.__module__})
+
+
+def _sharing_state(cls: type[keras.Model], model: keras.Model) -> keras.Model:
+    """An object of `cls` with the attributes of `model`, as its constructor may take anything."""
+    twin = cls.__new__(cls)
+    own = {name: value for name, value in vars(twin).items() if callable(value)}  # bound to the twin itself
+    vars(twin).update(vars(model) | own)
+    twin.compiled = False
+    twin.optimizer = None
+    return twin

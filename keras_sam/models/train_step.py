@@ -1,0 +1,56 @@
+"""One training step with SAM: Keras's own step, or yours, run twice on the same batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_sam import backend
+from keras_sam.optimizers import SAMOptimizer
+
+
+def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any] | None = None) -> Any:
+    """Run a training step twice: once to climb, once to descend.
+
+    It is what `keras_sam.SAMModel` does, for classes that override `train_step` themselves. With an
+    optimizer that is not a SAM optimizer the step runs once.
+
+    From the first pass come the logs, the metrics, batch-norm statistics and all other non-trainable
+    variables; from the second the weights and the optimizer's state. Both draw the same random
+    numbers from Keras seed generators (on PyTorch, from torch's generators too).
+
+    Args:
+        model: The compiled model.
+        *args: What Keras gave to `train_step`: `data` on TensorFlow and PyTorch, `state, data` on JAX.
+        train_step: The step to run, a function of `*args`. Defaults to that of `keras.Model`; pass
+            `super().train_step` if your class inherits another.
+
+    Returns:
+        What `train_step` returns: the logs, a dict of scalars; on JAX, `(logs, state)`.
+
+    Example:
+
+    >>> import keras, keras_sam, numpy as np
+    >>> class MyModel(keras.Model):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.dense = keras.layers.Dense(1)
+    ...     def call(self, x):
+    ...         return self.dense(x)
+    ...     def train_step(self, *args):  # (self, data), or (self, state, data) on JAX
+    ...         return keras_sam.sam_train_step(self, *args)
+    >>> model = MyModel()
+    >>> model.compile(keras_sam.SAMOptimizer("sgd"), loss="mse")
+    >>> logs = model.train_on_batch(np.ones((4, 2)), np.ones((4, 1)), return_dict=True)
+    >>> sorted(logs)
+    ['loss']
+    """
+    if train_step is None:
+        inherited = keras.Model.train_step
+
+        def train_step(*args: Any) -> Any:
+            return inherited(model, *args)
+
+    if not isinstance(model.optimizer, SAMOptimizer):
+        return train_step(*args)
+    return backend.two_pass_step(model, train_step, *args)
