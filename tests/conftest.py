@@ -60,7 +60,7 @@ def batches():
 def noisy_network():
     """Makes a classifier with batch norm and dropout."""
 
-    def make(optimizer, dropout_seed=7, **compile_options):
+    def make(optimizer, dropout=0.3, **compile_options):
         keras.utils.set_random_seed(1)
         model = SAMSequential(
             [
@@ -68,7 +68,7 @@ def noisy_network():
                 keras.layers.Dense(16, use_bias=False),
                 keras.layers.BatchNormalization(momentum=0.5),
                 keras.layers.Activation("relu"),
-                keras.layers.Dropout(0.3, seed=dropout_seed),
+                keras.layers.Dropout(dropout, seed=7),
                 keras.layers.Dense(3),
             ]
         )

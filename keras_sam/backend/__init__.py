@@ -1,10 +1,10 @@
 """What Keras has no public call for: one module a backend, the same few functions in each.
 
-    synchronize(gradients)         dense gradients, summed over the replicas of a distributed step
-    values(variables)              their tensors, detached from any automatic differentiation
-    assign(variables, values)      on every replica
-    global_norm(tensors)           over all elements of all tensors
-    two_pass_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
+synchronize(gradients)         dense gradients, summed over the replicas of a distributed step
+values(variables)              their tensors, detached from any automatic differentiation
+assign(variables, values)      on every replica
+global_norm(tensors)           over all elements of all tensors
+two_pass_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
 """
 
 import importlib

@@ -52,11 +52,12 @@ def two_pass_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -
 
 
 def _keep(model: Any, state: Any) -> None:
-    """Hand the state before the step to `fit`, which has emptied the variables and would lose it.
+    """Hand the state before the step back to `fit`, which has emptied the variables and would lose it.
 
     Only in eager mode: in a compiled step the state is a tracer, or was donated to the computation.
     """
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+    emptied = any(v._value is None for v in model.trainable_variables)
+    if emptied and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
         names = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
         model._jax_state = dict(zip(names, state, strict=True))
         model._jax_state_synced = False

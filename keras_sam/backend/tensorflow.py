@@ -72,4 +72,4 @@ def _native(variable: Any) -> Any:
 
 
 def _in_distributed_replica() -> bool:
-    return tf.distribute.has_strategy() and tf.distribute.in_replica_context()
+    return bool(tf.distribute.has_strategy() and tf.distribute.in_replica_context())

@@ -36,7 +36,7 @@ def two_pass_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     return memory.two_pass_step(model, step, data, _remember, recoverable=True)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
 def _remember(variables: Sequence[Any]) -> Callable[[], None]:
     variables = [*variables, global_seed_generator().state]
     copies = [v.value.detach().clone() for v in variables]
@@ -50,4 +50,4 @@ def _remember(variables: Sequence[Any]) -> Callable[[], None]:
         if accelerators is not None:
             torch.cuda.set_rng_state_all(accelerators)
 
-    return put_back
+    return put_back  # type: ignore[no-any-return, unused-ignore]

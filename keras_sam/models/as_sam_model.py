@@ -1,6 +1,6 @@
 """SAM for a model that exists already."""
 
-import functools
+from typing import Any
 
 import keras
 
@@ -36,7 +36,6 @@ def as_sam_model(model: keras.Model) -> keras.Model:
         TypeError: if `model` is not a Keras model.
 
     Example:
-
     >>> import keras, keras_sam, numpy as np
     >>> plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     >>> model = keras_sam.as_sam_model(plain)
@@ -56,12 +55,11 @@ def as_sam_model(model: keras.Model) -> keras.Model:
     return _sharing_state(SAMSequential if type(model) is keras.Sequential else _sam_class(type(model)), model)
 
 
-@functools.cache
-def _sam_class(model_class: type[keras.Model]) -> type[keras.Model]:
+def _sam_class(model_class: Any) -> Any:
     return type(f"SAM{model_class.__name__}", (SAMModel, model_class), {"__module__": model_class.__module__})
 
 
-def _sharing_state(cls: type[keras.Model], model: keras.Model) -> keras.Model:
+def _sharing_state(cls: Any, model: keras.Model) -> keras.Model:
     """An object of `cls` with the attributes of `model`, as its constructor may take anything."""
     twin = cls.__new__(cls)
     own = {name: value for name, value in vars(twin).items() if callable(value)}  # bound to the twin itself

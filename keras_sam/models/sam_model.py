@@ -23,7 +23,6 @@ class SAMModel:
         TypeError: when the class is defined, if a Keras model stands before `SAMModel`.
 
     Example:
-
     >>> import keras, keras_sam, numpy as np
     >>> class SAMFunctional(keras_sam.SAMModel, keras.Model):
     ...     pass
@@ -37,6 +36,8 @@ class SAMModel:
     References:
         [Foret et al., 2020](https://arxiv.org/abs/2010.01412)
     """
+
+    optimizer: Any  # set by `compile`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -55,7 +56,7 @@ class SAMModel:
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Update and return the metrics; the descent pass only returns them."""
-        if getattr(self.optimizer, "phase", None) == "descent":  # type: ignore[attr-defined]
+        if getattr(self.optimizer, "phase", None) == "descent":
             return self.get_metrics_result()  # type: ignore[attr-defined, no-any-return]
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)  # type: ignore[misc, no-any-return]
 

@@ -29,7 +29,6 @@ def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any
         What `train_step` returns: the logs, a dict of scalars; on JAX, `(logs, state)`.
 
     Example:
-
     >>> import keras, keras_sam, numpy as np
     >>> class MyModel(keras.Model):
     ...     def __init__(self):

@@ -1,8 +1,6 @@
 """SAM: climb to the worst point within `rho` of the weights, and descend with the gradient found there."""
 
 import math
-import numbers
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -10,11 +8,11 @@ import keras
 from keras import ops
 
 from keras_sam import backend
-from keras_sam.optimizers.base_view import SeenThrough, innermost
+from keras_sam.optimizers.wrapper import WrapperOptimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class SAMOptimizer(keras.optimizers.Optimizer):
+class SAMOptimizer(WrapperOptimizer):
     r"""Sharpness-Aware Minimization around any Keras optimizer.
 
     One step takes two gradients of the same batch. The *ascent* pass finds the perturbation
@@ -53,7 +51,6 @@ class SAMOptimizer(keras.optimizers.Optimizer):
             optimizer, or if an argument of the base optimizer, such as `clipnorm`, is given here.
 
     Example:
-
     >>> import keras, keras_sam, numpy as np
     >>> class Classifier(keras_sam.SAMModel, keras.Sequential):
     ...     pass
@@ -71,16 +68,6 @@ class SAMOptimizer(keras.optimizers.Optimizer):
         Generalization](https://arxiv.org/abs/2010.01412)
     """
 
-    weight_decay = SeenThrough()
-    clipnorm = SeenThrough()
-    clipvalue = SeenThrough()
-    global_clipnorm = SeenThrough()
-    use_ema = SeenThrough()
-    ema_momentum = SeenThrough()
-    ema_overwrite_frequency = SeenThrough()
-    loss_scale_factor = SeenThrough()
-    gradient_accumulation_steps = SeenThrough()
-
     def __init__(
         self,
         base_optimizer: Any,
@@ -90,12 +77,7 @@ class SAMOptimizer(keras.optimizers.Optimizer):
         name: str = "sam",
         **kwargs: Any,
     ) -> None:
-        _refuse(kwargs)
-        super().__init__(learning_rate=0.0, name=name)
-        # The iteration and the learning rate are the base optimizer's; these two would never change.
-        self._untrack_variable(self._iterations)
-        self._untrack_variable(self._learning_rate)
-        self.base_optimizer = _base_optimizer(base_optimizer)
+        super().__init__(base_optimizer, name, **kwargs)
         self._rho = _radius(rho)
         self.adaptive = bool(adaptive)
         self.epsilon = _positive("epsilon", epsilon)
@@ -123,7 +105,6 @@ class SAMOptimizer(keras.optimizers.Optimizer):
             ValueError: if the number of gradients is not that of the variables.
 
         Example:
-
         >>> import keras, keras_sam
         >>> w = keras.Variable([3.0, 4.0])
         >>> optimizer = keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5)
@@ -215,10 +196,10 @@ class SAMOptimizer(keras.optimizers.Optimizer):
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
             self._descend()
         # Not inside the scope: the loss scaler's `cond` would leak what it assigns there.
-        trainable_variables, base_variables = self.base_optimizer.stateless_apply(
+        weights, base_variables = self.base_optimizer.stateless_apply(
             _current(scope, self.base_optimizer.variables), grads, _current(scope, self._trainable_variables)
         )
-        return trainable_variables, _current(scope, self._variables) + base_variables
+        return weights, _current(scope, self._variables) + base_variables
 
     # The same through Keras's own names, for a training step that is run twice.
 
@@ -257,24 +238,22 @@ class SAMOptimizer(keras.optimizers.Optimizer):
         sizes = [ops.abs(w) for w in weights] if self.adaptive else []
         directions = [s * g for s, g in zip(sizes, gradients, strict=True)] if self.adaptive else gradients
         norm = backend.global_norm(directions)
-        scale = ops.cast(self._current_rho(), norm.dtype) / (norm + self.epsilon)
+        scale = self._current_rho(norm.dtype) / (norm + self.epsilon)
         if self.adaptive:
             directions = [s * d for s, d in zip(sizes, directions, strict=True)]
         # An overflow must not reach the weights: NaN - NaN would never leave them.
         finite = ops.isfinite(norm)
         return [ops.where(finite, scale * d, ops.zeros_like(d)) for d in directions]
 
-    def _current_rho(self) -> Any:
+    def _current_rho(self, dtype: Any) -> Any:
         if isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule):
-            return self.rho(self.iterations)
+            return ops.cast(self.rho(self.iterations), dtype)
         return self.rho
 
     def _climb(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Perturb `variables`; every slot receives the displacement that was applied, zero where there is none."""
         gradients = backend.synchronize(gradients)
-        known = {
-            self._get_variable_index(v): g for v, g in zip(variables, gradients, strict=True) if g is not None
-        }
+        known = {self._get_variable_index(v): g for v, g in zip(variables, gradients, strict=True) if g is not None}
         slots = {i: slot for i, slot in enumerate(self.perturbations) if slot is not None}
         moving = [i for i in slots if i in known]
         resting = [slots[i] for i in slots if i not in known]
@@ -299,25 +278,11 @@ class SAMOptimizer(keras.optimizers.Optimizer):
         applied = backend.values(list(slots.values()))
         backend.assign(variables, [w - e for w, e in zip(backend.values(variables), applied, strict=True)])
 
-    # State, and the base optimizer seen through the wrapper.
+    # State.
 
-    def build(self, variables: Sequence[Any]) -> None:
-        """Create the slot variables and build the base optimizer.
-
-        Args:
-            variables: The trainable variables, as a list of `keras.Variable`.
-        """
-        if self.built:
-            return
-        variables = list(variables)
-        if not self.base_optimizer.built:
-            with keras.name_scope(self.base_optimizer.name):
-                self.base_optimizer.build(variables)
-        # Not `super().build`: it would create the averages and accumulators that the base optimizer has already.
-        self._trainable_variables.extend(variables)
-        self._trainable_variables_indices.update({self._var_key(v): i for i, v in enumerate(variables)})
+    def build_slots(self, variables: list[Any]) -> None:
+        """Create a slot for the perturbation of each variable."""
         self.perturbations = self.add_optimizer_variables(variables, "perturbation")
-        self.built = True
 
     def _resolve(self, gradients: Sequence[Any], variables: Sequence[Any] | None) -> list[Any]:
         """The variables of a step, after building the optimizer for them or checking that it knows them."""
@@ -358,58 +323,9 @@ class SAMOptimizer(keras.optimizers.Optimizer):
                 )
 
     def _stateless_scope(self, optimizer_variables: Any, trainable_variables: Any) -> keras.StatelessScope:
-        known = [*zip(self._trainable_variables, trainable_variables), *zip(self.variables, optimizer_variables)]
-        return keras.StatelessScope(state_mapping=known)
-
-    @property
-    def variables(self) -> list[Any]:
-        """The slot variables, followed by the base optimizer's variables."""
-        return [*self._variables, *self.base_optimizer.variables]
-
-    @property
-    def inner_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer that updates the weights, under the name by which Keras callbacks look for it."""
-        return innermost(self.base_optimizer)
-
-    @property
-    def learning_rate(self) -> Any:
-        """The base optimizer's learning rate."""
-        return self.base_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: Any) -> None:
-        self.base_optimizer.learning_rate = learning_rate
-
-    @property
-    def iterations(self) -> Any:
-        """The base optimizer's iteration count: one for each pair of passes."""
-        return self.base_optimizer.iterations
-
-    def scale_loss(self, loss: Any) -> Any:
-        """The loss, multiplied by the base optimizer's loss scale, if it has one."""
-        return self.base_optimizer.scale_loss(loss)
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Let the base optimizer set final values, such as averaged weights."""
-        self.base_optimizer.finalize_variable_values(var_list)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the slots; Keras saves the base optimizer beside them, as an attribute."""
-        for index, variable in enumerate(self._variables):
-            store[str(index)] = ops.convert_to_numpy(variable)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the slots, or warn and leave them as they are if the file has other ones."""
-        if len(store.keys()) != len(self._variables):
-            warnings.warn(
-                f"The slot variables of optimizer {self.name!r} were not loaded: it has {len(self._variables)} of them "
-                f"and the file has {len(store.keys())}. It may not be built yet, or the file may come from "
-                "another optimizer.",
-                stacklevel=2,
-            )
-            return
-        for index, variable in enumerate(self._variables):
-            variable.assign(store[str(index)])
+        variables = [*self._trainable_variables, *self.variables]
+        values = [*trainable_variables, *optimizer_variables]
+        return keras.StatelessScope(state_mapping=zip(variables, values, strict=True))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""
@@ -432,40 +348,10 @@ class SAMOptimizer(keras.optimizers.Optimizer):
         return cls(**config)
 
 
-def _refuse(arguments: dict[str, Any]) -> None:
-    if arguments:
-        names = ", ".join(f"{name}=..." for name in arguments)
-        raise ValueError(
-            "A SAM optimizer takes no arguments of the optimizer it wraps. Set them on the base optimizer: "
-            f"`SAMOptimizer(keras.optimizers.SGD({names}))`. Received: {arguments}"
-        )
-
-
-def _base_optimizer(identifier: Any) -> keras.optimizers.Optimizer:
-    try:
-        optimizer = keras.optimizers.get(identifier)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(_BASE_HINT.format(identifier)) from error
-    if optimizer is None:
-        raise ValueError(_BASE_HINT.format(identifier))
-    if isinstance(innermost(optimizer), SAMOptimizer):
-        raise ValueError(
-            "A SAM optimizer cannot wrap another: each would perturb the other's gradients. "
-            f"Pass the inner one's base optimizer. Received: base_optimizer={identifier}"
-        )
-    return optimizer
-
-
-_BASE_HINT = (
-    "`base_optimizer` must be a Keras optimizer, its name or its config, such as `keras.optimizers.SGD(0.1)` "
-    "or 'sgd'. Received: base_optimizer={!r}"
-)
-
-
 def _radius(rho: Any) -> Any:
     if isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
         return rho
-    if isinstance(rho, bool) or not isinstance(rho, numbers.Real) or not 0 <= rho < math.inf:
+    if isinstance(rho, bool) or not isinstance(rho, float | int) or not 0 <= rho < math.inf:
         raise ValueError(
             f"`rho` must be a float >= 0 or a `keras.optimizers.schedules.LearningRateSchedule`. Received: rho={rho!r}"
         )
@@ -473,7 +359,7 @@ def _radius(rho: Any) -> Any:
 
 
 def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be a positive float. Received: {name}={value!r}")
     return float(value)
 

@@ -1,0 +1,219 @@
+"""The main job on real data: SGD against SAM on handwritten digits, many of whose labels are wrong.
+
+Run it with `python -m keras_sam.demo`; `--help` lists the options.
+"""
+
+import argparse
+import importlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+import keras_sam
+
+# What `--optimizer` may be: the class, and the `rho` that suits it on this task.
+OPTIMIZERS: dict[str, tuple[type[keras_sam.SAMOptimizer], float]] = {
+    "sam": (keras_sam.SAMOptimizer, 0.5),
+}
+Wrap = Callable[[keras.optimizers.Optimizer], keras_sam.SAMOptimizer]
+CLASSES = 10
+
+
+class Digits(NamedTuple):
+    """Images of 8x8 pixels from 0 to 1; training sees the labels `y_given`, some of them wrong, not `y_true`."""
+
+    x_train: np.ndarray
+    y_given: np.ndarray
+    y_true: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+class Run(NamedTuple):
+    """What came of training one network."""
+
+    name: str
+    losses: list[float]
+    train_accuracy: float
+    test_accuracy: list[float]
+    steps: int
+    seconds: float
+
+
+class EpochBar(keras.callbacks.Callback):
+    """Keras's progress bar, with one tick an epoch; only its last state if nobody watches."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start the bar and its clock."""
+        self.bar = keras.utils.Progbar(
+            self.params["epochs"],
+            verbose=1 if sys.stdout.isatty() else 2,
+            stateful_metrics=["accuracy", "loss", "val_accuracy", "val_loss"],
+            unit_name="epoch",
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Move on by one."""
+        self.bar.update(epoch + 1, list(logs.items()))
+
+
+def load_data(noise: float, seed: int) -> Digits:
+    """Split scikit-learn's digits, and redraw the share `noise` of the training labels at random."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")
+    x_train, x_test, y_train, y_test = train_test_split(x, y, stratify=y, random_state=seed)
+    rng = np.random.default_rng(seed)
+    redrawn = rng.choice(len(y_train), round(noise * len(y_train)), replace=False)
+    y_given = y_train.copy()
+    y_given[redrawn] = rng.integers(CLASSES, size=len(redrawn))
+    return Digits(x_train, y_given, y_train, x_test, y_test)
+
+
+def network() -> keras.Model:
+    """Two hidden layers, for 64 pixels."""
+    hidden = [keras.layers.Dense(256, activation="relu") for _ in range(2)]
+    return keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(CLASSES)])
+
+
+def train(name: str, wrap: Wrap | None, data: Digits, epochs: int, seed: int) -> Run:
+    """Train the network with SGD, inside the SAM optimizer that `wrap` makes of it unless that is `None`.
+
+    The seed fixes the initial weights and the order of the batches.
+    """
+    keras.utils.set_random_seed(seed)
+    model, optimizer = network(), keras.optimizers.SGD(0.05, momentum=0.9)
+    if wrap is not None:
+        model, optimizer = keras_sam.as_sam_model(model), wrap(optimizer)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+    print(f"\n{name}")
+    start = time.perf_counter()
+    history = model.fit(
+        data.x_train,
+        data.y_given,
+        batch_size=64,
+        epochs=epochs,
+        validation_data=(data.x_test, data.y_test),
+        verbose=0,
+        callbacks=[EpochBar()],
+    ).history
+    seconds = time.perf_counter() - start
+    train_accuracy = model.evaluate(data.x_train, data.y_given, verbose=0, return_dict=True)["accuracy"]
+    return Run(name, history["loss"], train_accuracy, history["val_accuracy"], int(optimizer.iterations), seconds)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """One line a run; the first run is the base of the last column."""
+    lines = [
+        "          train accuracy    test accuracy",
+        "          (given labels)   (clean labels)    steps   seconds   ratio",
+    ]
+    lines += [
+        f"{run.name:<10}{run.train_accuracy:>14.1%}{run.test_accuracy[-1]:>17.1%}{run.steps:>9}"
+        f"{run.seconds:>10.1f}{run.seconds / runs[0].seconds:>8.2f}"
+        for run in runs
+    ]
+    return "\n".join(lines)
+
+
+def plot(runs: Sequence[Run], title: str, path: Path) -> None:
+    """Write the test accuracy of all runs by epoch to a PNG."""
+    from matplotlib.figure import Figure  # without pyplot it is drawn by Agg, which needs no display
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        accuracy = [100 * a for a in run.test_accuracy]
+        label = f"{run.name}: {accuracy[-1]:.1f}% at the end"
+        axes.plot(range(1, len(accuracy) + 1), accuracy, marker="o", markersize=3, label=label)
+    axes.set(title=title, xlim=(0, None), xlabel="epoch", ylabel="accuracy on clean test digits (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png")
+
+
+def failure(run: Run, data: Digits) -> str | None:
+    """Why `run` did not train, or `None` if it did."""
+    if not all(map(math.isfinite, run.losses)):
+        return "its loss is not finite"
+    guessing = np.bincount(data.y_given).max() / len(data.y_given)
+    if run.train_accuracy <= guessing:
+        return f"its train accuracy of {run.train_accuracy:.1%} is no better than always naming one digit"
+    return None
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser("python -m keras_sam.demo", description=(__doc__ or "").split("\n")[0])
+    radii = ", ".join(f"{rho} for {name}" for name, (_, rho) in OPTIMIZERS.items())
+    parser.add_argument("--noise", type=float, default=0.4, help="share of train labels to redraw (%(default)s)")
+    parser.add_argument("--rho", type=float, help=f"radius of the perturbation ({radii})")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of each run (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
+    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sam", help="what to compare (%(default)s)")
+    parser.add_argument("--out", type=Path, default="keras_sam_demo.png", help="where the plot goes (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.rho is None:
+        args.rho = OPTIMIZERS[args.optimizer][1]
+    is_png = args.out.suffix.lower() == ".png" and not args.out.is_dir() and os.access(args.out.parent, os.W_OK)
+    for option, valid, what in (
+        ("noise", 0 <= args.noise <= 1, "a number from 0 to 1"),
+        ("rho", 0 <= args.rho < math.inf, "a finite number >= 0"),
+        ("epochs", args.epochs >= 1, "an integer >= 1"),
+        ("seed", 0 <= args.seed < 2**32, "an integer from 0 to 2**32 - 1"),
+        ("out", is_png, "a .png file in a folder that can be written to"),
+    ):
+        if not valid:
+            parser.error(f"argument --{option}: must be {what}. Received: {getattr(args, option)}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare SGD with SAM around it; returns the exit code, 0 if both runs trained."""
+    args = parse(argv)
+    try:
+        importlib.import_module("sklearn")
+        importlib.import_module("matplotlib")
+    except ImportError as error:
+        print(f'The demo needs scikit-learn and matplotlib: pip install "keras_sam[demo]" ({error})', file=sys.stderr)
+        return 1
+    if keras.backend.backend() == "torch":
+        # On matrices this small, threads mostly wait for each other.
+        importlib.import_module("torch").set_num_threads(1)
+    data, name = load_data(args.noise, args.seed), args.optimizer.upper()
+    wrong = np.mean(data.y_given != data.y_true)
+    print(
+        f"Keras {keras.__version__} on {keras.backend.backend()}: {len(data.y_given)} handwritten digits to train on, "
+        f"{wrong:.1%} of them with a wrong label.\n{args.epochs} epochs of SGD, then of {name} with rho={args.rho:g} "
+        "around the same SGD, whose every step takes two gradient passes."
+    )
+    sam_class = OPTIMIZERS[args.optimizer][0]
+    runs = [
+        train("SGD", None, data, args.epochs, args.seed),
+        train(name, lambda base: sam_class(base, rho=args.rho), data, args.epochs, args.seed),
+    ]
+    print(f"\n{table(runs)}\n")
+    print(f"{1 - wrong:.1%} of the given labels are right: to fit more is to memorize wrong ones.")
+    print("Seconds are those of `fit`, with compilation; the ratio is to SGD.")
+    plot(runs, f"Handwritten digits with {wrong:.0%} of the train labels wrong", args.out)
+    print(f"Test accuracy by epoch: {args.out}")
+    failures = [f"{run.name} did not train: {why}." for run in runs if (why := failure(run, data))]
+    for line in failures:
+        print(line, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

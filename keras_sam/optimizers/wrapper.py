@@ -1,0 +1,159 @@
+"""A Keras optimizer around another, the base optimizer, whose settings and state it shows as its own."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class SeenThrough:
+    """A descriptor that reads and writes the attribute of the same name on the innermost optimizer.
+
+    Writes are ignored until the base optimizer is set: Keras's constructor fills these
+    attributes with its own defaults, which say nothing about the base optimizer.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        return self if optimizer is None else getattr(optimizer.inner_optimizer, self.name)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        if "base_optimizer" in vars(optimizer):
+            setattr(optimizer.inner_optimizer, self.name, value)
+
+
+def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer that updates the weights, below any `LossScaleOptimizer`."""
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+class WrapperOptimizer(keras.optimizers.Optimizer):
+    """An optimizer that leaves everything but its own step to a base optimizer.
+
+    Args:
+        base_optimizer: An optimizer, its name, or its config.
+        name: Name of the optimizer and prefix of its variables.
+        **kwargs: Refused, with a hint to set them on the base optimizer.
+    """
+
+    built: bool
+    weight_decay = SeenThrough()
+    clipnorm = SeenThrough()
+    clipvalue = SeenThrough()
+    global_clipnorm = SeenThrough()
+    use_ema = SeenThrough()
+    ema_momentum = SeenThrough()
+    ema_overwrite_frequency = SeenThrough()
+    loss_scale_factor = SeenThrough()
+    gradient_accumulation_steps = SeenThrough()
+
+    def __init__(self, base_optimizer: Any, name: str, **kwargs: Any) -> None:
+        if kwargs:
+            settings = ", ".join(f"{key}=..." for key in kwargs)
+            raise ValueError(
+                f"{type(self).__name__} takes no arguments of the optimizer it wraps. Set them on the base optimizer: "
+                f"`{type(self).__name__}(keras.optimizers.SGD({settings}))`. Received: {kwargs}"
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        # The iteration and the learning rate are the base optimizer's; these two would never change.
+        self._untrack_variable(self._iterations)
+        self._untrack_variable(self._learning_rate)
+        self.base_optimizer = _optimizer(base_optimizer)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Build the base optimizer, and the slots that a subclass creates in `build_slots`.
+
+        Args:
+            variables: The trainable variables, as a list of `keras.Variable`.
+        """
+        if self.built:
+            return
+        variables = list(variables)
+        if not self.base_optimizer.built:
+            with keras.name_scope(self.base_optimizer.name):
+                self.base_optimizer.build(variables)
+        # Not `super().build`: it would create the averages and accumulators that the base optimizer has already.
+        self._trainable_variables.extend(variables)
+        self._trainable_variables_indices.update({self._var_key(v): i for i, v in enumerate(variables)})
+        self.build_slots(variables)
+        self.built = True
+
+    def build_slots(self, variables: list[Any]) -> None:
+        """Create the optimizer's own variables."""
+
+    @property
+    def variables(self) -> list[Any]:
+        """The slot variables, followed by the base optimizer's variables."""
+        return [*self._variables, *self.base_optimizer.variables]
+
+    @property
+    def inner_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer that updates the weights, under the name by which Keras callbacks look for it."""
+        return innermost(self.base_optimizer)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The base optimizer's learning rate."""
+        return self.base_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.base_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self) -> Any:
+        """The base optimizer's iteration count: one for each training step."""
+        return self.base_optimizer.iterations
+
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss, multiplied by the base optimizer's loss scale, if it has one."""
+        return self.base_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Let the base optimizer set final values, such as averaged weights."""
+        self.base_optimizer.finalize_variable_values(var_list)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the slots; Keras saves the base optimizer beside them, as an attribute."""
+        for index, variable in enumerate(self._variables):
+            store[str(index)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the slots, or warn and leave them as they are if the file has other ones."""
+        if len(store.keys()) != len(self._variables):
+            warnings.warn(
+                f"The slot variables of optimizer {self.name!r} were not loaded: it has {len(self._variables)} of "
+                f"them and the file has {len(store.keys())}. It may not be built yet, or the file may come from "
+                "another optimizer.",
+                stacklevel=2,
+            )
+            return
+        for index, variable in enumerate(self._variables):
+            variable.assign(store[str(index)])
+
+
+_HINT = (
+    "`base_optimizer` must be a Keras optimizer, its name or its config, such as `keras.optimizers.SGD(0.1)` "
+    "or 'sgd'. Received: base_optimizer={!r}"
+)
+
+
+def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
+    try:
+        optimizer = keras.optimizers.get(identifier)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(_HINT.format(identifier)) from error
+    if optimizer is None:
+        raise ValueError(_HINT.format(identifier))
+    if isinstance(innermost(optimizer), WrapperOptimizer):
+        raise ValueError(
+            "A SAM optimizer cannot wrap another: each would perturb the other's gradients. "
+            f"Pass the inner one's base optimizer. Received: base_optimizer={identifier}"
+        )
+    return optimizer
