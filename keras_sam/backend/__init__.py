@@ -4,7 +4,7 @@ synchronize(gradients)         dense gradients, summed over the replicas of a di
 values(variables)              their tensors, detached from any automatic differentiation
 assign(variables, values)      on every replica
 global_norm(tensors)           over all elements of all tensors
-two_pass_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
+sam_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
 """
 
 import importlib
@@ -25,4 +25,4 @@ synchronize = _module.synchronize
 values = _module.values
 assign = _module.assign
 global_norm = _module.global_norm
-two_pass_step = _module.two_pass_step
+sam_step = _module.sam_step

@@ -1,54 +1,111 @@
-"""The two passes where a training step changes the model in place, as on TensorFlow and PyTorch."""
+"""The passes of a step where training changes the model in place, as on TensorFlow and PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
+
+from keras_sam import backend
 
 
-def two_pass_step(
+class Snapshot:
+    """The values of variables at one moment, to put back later."""
+
+    def __init__(self, variables: Sequence[Any]) -> None:
+        self.variables = list(variables)
+        self.copies = [ops.copy(v) for v in self.variables]
+
+    def put_back(self) -> None:
+        """Give the variables the values they had."""
+        for variable, copy in zip(self.variables, self.copies, strict=True):
+            variable.assign(copy)
+
+
+def sam_step(
     model: Any,
     step: Callable[[Any], Any],
     data: Any,
-    remember: Callable[[list[Any]], Callable[[], None]],
+    snapshot: type[Snapshot],
+    for_each_part: Callable[..., Any],
     recoverable: bool,
 ) -> Any:
-    """Run `step` in the ascent phase and again, on the perturbed weights, in the descent phase.
-
-    Before the second pass, statistics and random state go back to where the first pass started, so
-    that it draws the same random numbers; after it they and the metrics go back to where the first
-    pass ended. If a pass fails, everything goes back to the start.
+    """Run the passes of one SAM step, and put everything back if a pass fails.
 
     Args:
         model: The model, with a SAM optimizer.
-        step: The training step to run twice.
+        step: The training step to run in each pass.
         data: The batch.
-        remember: Copies the given variables and the random state, and returns a function that
-            puts them back.
+        snapshot: The backend's kind of snapshot, which may hold its random state too.
+        for_each_part: `for_each_part(run, data, splits)` calls `run(part, index, share)` for each part of the
+            batch, in turn, and returns the last result.
         recoverable: Whether variables can be put back if a pass fails: not while a graph is traced.
     """
     optimizer = model.optimizer
-    variables = [*_state_variables(model), *model.metrics_variables]
-    back_to_start = remember(variables)
+    start = snapshot(changing_variables(model))
+    undo_if_skipped = _guard(model) if optimizer.loss_scaler is not None else None
     try:
-        optimizer.phase = "ascent"
-        logs = step(data)
-        back_to_first_pass = remember(variables)
-        back_to_start()
-        optimizer.phase = "descent"
-        step(data)
-        back_to_first_pass()
+        if optimizer.num_batch_splits is None:
+            logs = _two_passes(model, step, data, start, "descent")
+        else:
+
+            def run(part: Any, index: int, share: Any) -> Any:
+                optimizer.part = index, share
+                return _two_passes(model, step, part, snapshot(changing_variables(model)), "collect")
+
+            logs = for_each_part(run, data, optimizer.num_batch_splits)
+            optimizer.apply_collected()
     except BaseException:
         if recoverable:
             optimizer.restore()
-            back_to_start()
+            start.put_back()
         raise
     finally:
         optimizer.phase = None
+    if undo_if_skipped is not None:
+        undo_if_skipped()
     return logs
 
 
-def _state_variables(model: keras.Model) -> list[Any]:
-    """What a forward pass may write: batch-norm statistics, seeds, ...; not frozen weights, which it only reads."""
+def _two_passes(model: Any, step: Callable[[Any], Any], data: Any, start: Snapshot, descent: str) -> Any:
+    """Run `step` in the ascent phase and again, on the perturbed weights, in the `descent` phase.
+
+    Before the second pass, statistics and random state go back to where the first pass started, so
+    that it draws the same random numbers; after it they and the metrics go back to where the first
+    pass ended.
+    """
+    model.optimizer.phase = "ascent"
+    logs = step(data)
+    after_first_pass = type(start)(start.variables)
+    start.put_back()
+    model.optimizer.phase = descent
+    step(data)
+    after_first_pass.put_back()
+    return logs
+
+
+def _guard(model: Any) -> Callable[[], None]:
+    """Remember weights and statistics; the result puts them back, bit for bit, if the loss scaler skipped the step.
+
+    It skips a step that overflows, and halves the loss scale. The overflow may be in the second pass
+    only, after the statistics have moved, or may have gone into them.
+    """
+    scaler, metrics = model.optimizer.loss_scaler, {id(v) for v in model.metrics_variables}
+    statistics = [v for v in changing_variables(model) if "float" in v.dtype and id(v) not in metrics]
+    before = Snapshot([*model.trainable_variables, *statistics])
+    scale = ops.copy(scaler.dynamic_scale)
+
+    def undo_if_skipped() -> None:
+        skipped = ops.less(scaler.dynamic_scale, scale)
+        now = backend.values(before.variables)
+        backend.assign(
+            before.variables, [ops.where(skipped, old, new) for old, new in zip(before.copies, now, strict=True)]
+        )
+
+    return undo_if_skipped
+
+
+def changing_variables(model: keras.Model) -> list[Any]:
+    """What a pass may write: batch-norm statistics, seeds, metrics; not frozen weights, which it only reads."""
     frozen = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
-    return [v for v in model.non_trainable_variables if id(v) not in frozen]
+    return [*(v for v in model.non_trainable_variables if id(v) not in frozen), *model.metrics_variables]

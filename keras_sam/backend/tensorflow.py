@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 from keras.src.random.seed_generator import global_seed_generator
 
-from keras_sam.backend import memory
+from keras_sam.backend import memory, parts
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:
@@ -51,20 +51,41 @@ def global_norm(tensors: Sequence[Any]) -> Any:
     return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
 
 
-def two_pass_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run `step` in the ascent phase and again, on the perturbed weights, in the descent phase."""
-    return memory.two_pass_step(model, step, data, _remember, recoverable=tf.executing_eagerly())
+def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
+    """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=tf.executing_eagerly())
 
 
-def _remember(variables: Sequence[Any]) -> Callable[[], None]:
-    native = [_native(v) for v in (*variables, global_seed_generator().state)]
-    copies = [tf.identity(v) for v in native]
+class _Snapshot(memory.Snapshot):
+    """Holds the state of Keras's global seed generator too."""
 
-    def put_back() -> None:
-        for variable, copy in zip(native, copies, strict=True):
-            variable.assign(copy)
+    def __init__(self, variables: Sequence[Any]) -> None:
+        seed = global_seed_generator().state
+        super().__init__(variables if any(v is seed for v in variables) else [*variables, seed])
 
-    return put_back
+
+def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:
+    """Run each part of the batch in turn, in the graph if the batch's size is only known there."""
+    if _in_distributed_replica():
+        raise ValueError(
+            "`num_batch_splits` works on one device, not under a TensorFlow distribution strategy: leave it out there, "
+            "and let several devices share one perturbation of the whole batch."
+        )
+    if parts.batch_size(data) is not None:
+        for index, (part, share) in enumerate(parts.split(data, splits)):
+            result = run(part, index, share)
+        return result
+    total = tf.shape(parts.first(data))[0]
+
+    def run_part(index: int) -> Any:
+        begin, end = parts.bounds(index, total, splits)
+        share = tf.cast(end - begin, "float32") / tf.cast(total, "float32")
+        return run(parts.between(data, begin, end), index, share)
+
+    result = run_part(0)
+    for index in range(1, splits):
+        result = tf.cond(index < total, lambda index=index: run_part(index), lambda result=result: result)
+    return result
 
 
 def _native(variable: Any) -> Any:

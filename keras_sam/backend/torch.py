@@ -7,7 +7,7 @@ import torch
 from keras import ops
 from keras.src.random.seed_generator import global_seed_generator
 
-from keras_sam.backend import memory
+from keras_sam.backend import memory, parts
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:
@@ -31,23 +31,30 @@ def global_norm(tensors: Sequence[Any]) -> Any:
     return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
 
 
-def two_pass_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run `step` in the ascent phase and again, on the perturbed weights, in the descent phase."""
-    return memory.two_pass_step(model, step, data, _remember, recoverable=True)
+def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
+    """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=True)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
-def _remember(variables: Sequence[Any]) -> Callable[[], None]:
-    variables = [*variables, global_seed_generator().state]
-    copies = [v.value.detach().clone() for v in variables]
-    generator = torch.get_rng_state()
-    accelerators = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+class _Snapshot(memory.Snapshot):
+    """Holds the state of Keras's global seed generator and of torch's own generators too."""
 
-    @torch.compiler.disable
-    def put_back() -> None:
-        assign(variables, copies)
-        torch.set_rng_state(generator)
-        if accelerators is not None:
-            torch.cuda.set_rng_state_all(accelerators)
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def __init__(self, variables: Sequence[Any]) -> None:
+        seed = global_seed_generator().state
+        super().__init__(variables if any(v is seed for v in variables) else [*variables, seed])
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
-    return put_back  # type: ignore[no-any-return, unused-ignore]
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def put_back(self) -> None:
+        super().put_back()
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:
+    for index, (part, share) in enumerate(parts.split(data, splits)):
+        result = run(part, index, share)
+    return result

@@ -50,6 +50,15 @@ def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any
         def train_step(*args: Any) -> Any:
             return inherited(model, *args)
 
-    if not isinstance(model.optimizer, SAMOptimizer):
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and isinstance(
+        optimizer.inner_optimizer, SAMOptimizer
+    ):
+        raise ValueError(
+            "The loss scaler must be inside SAM, or the weights stay perturbed when it skips a step: "
+            "`SAMOptimizer(keras.optimizers.LossScaleOptimizer(base))`, compiled with `auto_scale_loss=False`. "
+            "`SAMModel.compile` puts that right by itself."
+        )
+    if not isinstance(optimizer, SAMOptimizer):
         return train_step(*args)
-    return backend.two_pass_step(model, train_step, *args)
+    return backend.sam_step(model, train_step, *args)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_sam import backend
+from keras_sam.optimizers.gradient_mean import GradientMean
 from keras_sam.optimizers.wrapper import WrapperOptimizer
 
 
@@ -44,6 +45,11 @@ class SAMOptimizer(WrapperOptimizer):
         adaptive: Whether to scale the neighbourhood by the size of each weight, so that it does not
             depend on how the network is scaled. Use a larger `rho` then, from 0.5 to 2.
         epsilon: Positive float added to the norm.
+        num_batch_splits: Into how many parts `SAMModel` splits each batch (m-sharpness). Each part gets its
+            own perturbation, and the base optimizer steps on the mean of their descent gradients,
+            weighted by samples. With `None` or 1 the whole batch has one perturbation. Smaller parts
+            generalize better in the paper and need less memory for activations, but one more copy of
+            the weights for the mean.
         name: Name of the optimizer and prefix of its variables.
 
     Raises:
@@ -74,6 +80,7 @@ class SAMOptimizer(WrapperOptimizer):
         rho: float | keras.optimizers.schedules.LearningRateSchedule = 0.05,
         adaptive: bool = False,
         epsilon: float = 1e-12,
+        num_batch_splits: int | None = None,
         name: str = "sam",
         **kwargs: Any,
     ) -> None:
@@ -81,7 +88,10 @@ class SAMOptimizer(WrapperOptimizer):
         self._rho = _radius(rho)
         self.adaptive = bool(adaptive)
         self.epsilon = _positive("epsilon", epsilon)
-        self.phase: Literal["ascent", "descent"] | None = None
+        self.num_batch_splits = _splits(num_batch_splits)
+        # Set by the training step: what `apply` does with a gradient, and of which part of the batch it is.
+        self.phase: Literal["ascent", "collect", "descent"] | None = None
+        self.part: tuple[int, Any] = (0, 1.0)  # index, share of the samples
         self._perturbed = False
 
     @property
@@ -205,7 +215,9 @@ class SAMOptimizer(WrapperOptimizer):
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """`first_step` in the ascent phase, `second_step` in the descent phase, refused in neither."""
-        self._step("first_step", "second_step")(grads, trainable_variables)
+        self._check_phase()
+        steps = {"ascent": self.first_step, "collect": self.collect, "descent": self.second_step}
+        steps[str(self.phase)](grads, trainable_variables)
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:
         """`apply` for pairs of a gradient and its variable. Returns the iteration count."""
@@ -217,11 +229,15 @@ class SAMOptimizer(WrapperOptimizer):
         self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
     ) -> tuple[list[Any], list[Any]]:
         """`stateless_first_step` in the ascent phase, `stateless_second_step` in the descent phase."""
-        step = self._step("stateless_first_step", "stateless_second_step")
-        result: tuple[list[Any], list[Any]] = step(optimizer_variables, grads, trainable_variables)
-        return result
+        self._check_phase()
+        steps = {
+            "ascent": self.stateless_first_step,
+            "collect": self.stateless_collect,
+            "descent": self.stateless_second_step,
+        }
+        return steps[str(self.phase)](optimizer_variables, grads, trainable_variables)
 
-    def _step(self, first: str, second: str) -> Any:
+    def _check_phase(self) -> None:
         if self.phase is None:
             raise RuntimeError(
                 f"{type(self).__name__} needs two gradients a step and was given one. With `fit` or `train_on_batch`, "
@@ -229,7 +245,6 @@ class SAMOptimizer(WrapperOptimizer):
                 "first, or `keras_sam.as_sam_model(model)`. In a hand-written loop call `first_step` with the "
                 "gradients at the weights, then `second_step` with those at the perturbed weights."
             )
-        return getattr(self, first if self.phase == "ascent" else second)
 
     # What the algorithm is made of.
 
@@ -278,11 +293,52 @@ class SAMOptimizer(WrapperOptimizer):
         applied = backend.values(list(slots.values()))
         backend.assign(variables, [w - e for w, e in zip(backend.values(variables), applied, strict=True)])
 
+    # A batch in several parts: each is collected in place of a second step, and a single step ends them all.
+
+    def collect(self, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """Restore the weights, and add the gradient of this part of the batch to the mean over the parts."""
+        variables = self._resolve(gradients, trainable_variables)
+        self.restore()
+        self._add_to_mean(gradients, variables)
+
+    def apply_collected(self) -> None:
+        """Take the base optimizer's step on the mean over the parts."""
+        self.base_optimizer.apply(self.gradient_mean.values(), self._trainable_variables)
+
+    def stateless_collect(
+        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """`collect` as a pure function."""
+        self._check_stateless(optimizer_variables, grads, trainable_variables)
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            self._descend()
+            self._add_to_mean(grads, self._trainable_variables)
+        return _current(scope, self._trainable_variables), _current(scope, self.variables)
+
+    def stateless_apply_collected(
+        self, optimizer_variables: Sequence[Any], trainable_variables: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """`apply_collected` as a pure function."""
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            gradients = self.gradient_mean.values()
+        weights, base_variables = self.base_optimizer.stateless_apply(
+            _current(scope, self.base_optimizer.variables), gradients, trainable_variables
+        )
+        return weights, _current(scope, self._variables) + base_variables
+
+    def _add_to_mean(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        index, share = self.part
+        dense = zip(backend.synchronize(gradients), variables, strict=True)
+        known = {self._get_variable_index(v): g for g, v in dense if g is not None}
+        self.gradient_mean.add(known, share, first=index == 0)
+
     # State.
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create a slot for the perturbation of each variable."""
         self.perturbations = self.add_optimizer_variables(variables, "perturbation")
+        if self.num_batch_splits is not None:
+            self.gradient_mean = GradientMean(self, variables)
 
     def _resolve(self, gradients: Sequence[Any], variables: Sequence[Any] | None) -> list[Any]:
         """The variables of a step, after building the optimizer for them or checking that it knows them."""
@@ -335,6 +391,7 @@ class SAMOptimizer(WrapperOptimizer):
             "rho": keras.saving.serialize_keras_object(self.rho) if schedule else self.rho,
             "adaptive": self.adaptive,
             "epsilon": self.epsilon,
+            "num_batch_splits": self.num_batch_splits,
             "name": self.name,
         }
 
@@ -362,6 +419,12 @@ def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be a positive float. Received: {name}={value!r}")
     return float(value)
+
+
+def _splits(number: Any) -> int | None:
+    if number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 1):
+        return None if number == 1 else number
+    raise ValueError(f"`num_batch_splits` must be an integer >= 1 or None. Received: num_batch_splits={number!r}")
 
 
 def _working_dtype(tensors: list[Any]) -> str:

@@ -98,6 +98,12 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         return innermost(self.base_optimizer)
 
     @property
+    def loss_scaler(self) -> keras.optimizers.LossScaleOptimizer | None:
+        """The base optimizer, if it scales the loss dynamically."""
+        scaled = isinstance(self.base_optimizer, keras.optimizers.LossScaleOptimizer)
+        return self.base_optimizer if scaled else None
+
+    @property
     def learning_rate(self) -> Any:
         """The base optimizer's learning rate."""
         return self.base_optimizer.learning_rate
