@@ -53,6 +53,8 @@ def global_norm(tensors: Sequence[Any]) -> Any:
 
 def two_pass_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     """Run `step` in the ascent phase and again, on the perturbed weights, in the descent phase."""
+    # Keras leaves building to the first call here; what the passes change must be known before it.
+    model._symbolic_build(data_batch=data)
     return memory.two_pass_step(model, step, data, _remember, recoverable=tf.executing_eagerly())
 
 
