@@ -54,6 +54,33 @@ def test_statistics_move_once_and_come_from_the_clean_pass(mode, classification)
     assert float(recorder.calls.numpy()) == 1.0
 
 
+class Unbuilt(keras.Model):
+    """Has its variables only after the first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.dense = keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(3)
+
+    def call(self, x, training=False):
+        return ops.softmax(self.dense(self.norm(x, training=training)))
+
+
+class SAMUnbuilt(keras_sam.SAMModel, Unbuilt):
+    pass
+
+
+def test_first_step_of_a_model_that_is_not_built(mode, classification):
+    x, y = classification
+    model = SAMUnbuilt()
+    model.compile(sam(rho=3.0), "sparse_categorical_crossentropy", metrics=["accuracy"], **mode)
+    model.train_on_batch(x, y)
+    np.testing.assert_allclose(model.norm.moving_mean.numpy(), 0.5 * x.mean(0), atol=1e-6)
+    model.fit(x, y, batch_size=len(x), verbose=0)
+    np.testing.assert_allclose(model.norm.moving_mean.numpy(), 0.75 * x.mean(0), atol=1e-6)
+    (accuracy,) = [m for m in model.metrics if m.name == "compile_metrics"]
+    assert [float(v.numpy()) for v in accuracy.variables if v.name == "count"] == [len(x)]
+
+
 def test_reported_loss_and_metrics_are_those_of_the_clean_pass(mode, classification):
     x, y = classification
     model = SAMSequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])

@@ -13,9 +13,7 @@ MODES = {"default": {}, "eager": {"run_eagerly": True}, "compiled": {"jit_compil
 
 
 def sam(splits, rho=0.3, **options):
-    return keras_sam.SAMOptimizer(
-        keras.optimizers.SGD(0.1, momentum=0.9, **options), rho=rho, num_batch_splits=splits
-    )
+    return keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, momentum=0.9, **options), rho=rho, num_batch_splits=splits)
 
 
 def oracle(batches, splits, rho):

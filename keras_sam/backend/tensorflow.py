@@ -53,6 +53,8 @@ def global_norm(tensors: Sequence[Any]) -> Any:
 
 def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    # Keras leaves building to the first call here; what the passes change must be known before it.
+    model._symbolic_build(data_batch=data)
     return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=tf.executing_eagerly())
 
 

@@ -280,9 +280,9 @@ class SAMOptimizer(WrapperOptimizer):
         perturbation = self.perturbation(
             [ops.cast(known[i], dtype) for i in moving], [ops.cast(w, dtype) for w in weights]
         )
-        perturbed = [w + ops.cast(e, w.dtype) for w, e in zip(weights, perturbation, strict=True)]
+        perturbed = [ops.cast(ops.cast(w, dtype) + e, w.dtype) for w, e in zip(weights, perturbation, strict=True)]
         # `w + e` is rounded: only what was really added leads back to `w`.
-        applied = [p - w for p, w in zip(perturbed, weights, strict=True)]
+        applied = [ops.cast(p, dtype) - ops.cast(w, dtype) for p, w in zip(perturbed, weights, strict=True)]
         backend.assign([slots[i] for i in moving], applied)
         backend.assign([self._trainable_variables[i] for i in moving], perturbed)
 
@@ -291,7 +291,22 @@ class SAMOptimizer(WrapperOptimizer):
         slots = {i: slot for i, slot in enumerate(self.perturbations) if slot is not None}
         variables = [self._trainable_variables[i] for i in slots]
         applied = backend.values(list(slots.values()))
-        backend.assign(variables, [w - e for w, e in zip(backend.values(variables), applied, strict=True)])
+        weights = backend.values(variables)
+        restored = [ops.cast(ops.cast(w, e.dtype) - e, w.dtype) for w, e in zip(weights, applied, strict=True)]
+        backend.assign(variables, restored)
+
+    def _perturbation_slot(self, variable: Any) -> Any:
+        """A slot of the variable's dtype, or float32 for half precision: only then subtraction leads back exactly."""
+        if self._overwrite_variable_with_gradient(variable):
+            return None
+        if keras.backend.standardize_dtype(variable.dtype) not in ("float16", "bfloat16"):
+            return self.add_variable_from_reference(variable, name="perturbation")
+        return self.add_variable(
+            shape=variable.shape,
+            dtype="float32",
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_perturbation",
+        )
 
     # A batch in several parts: each is collected in place of a second step, and a single step ends them all.
 
@@ -336,7 +351,7 @@ class SAMOptimizer(WrapperOptimizer):
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create a slot for the perturbation of each variable."""
-        self.perturbations = self.add_optimizer_variables(variables, "perturbation")
+        self.perturbations = [self._perturbation_slot(v) for v in variables]
         if self.num_batch_splits is not None:
             self.gradient_mean = GradientMean(self, variables)
 
