@@ -33,6 +33,12 @@ def global_norm(tensors: Sequence[Any]) -> Any:
 
 def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise RuntimeError(
+            "Keras does not average gradients over PyTorch processes, so each would train a model of its own. Write the "
+            "loop: wrap the model in `torch.nn.parallel.DistributedDataParallel` and call `first_step` and `second_step` "
+            "with its gradients."
+        )
     return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=True)
 
 

@@ -1,0 +1,54 @@
+"""TensorFlow: `fit` or a custom loop on one or more logical devices.
+
+Usage: tensorflow_devices.py fit|loop DEVICES OUT
+"""
+
+import sys
+
+import tensorflow as tf
+
+mode, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import problem  # noqa: E402
+
+strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]) if count > 1 else tf.distribute.get_strategy()
+dataset = tf.data.Dataset.from_tensor_slices(problem.data()).batch(problem.BATCH)
+with strategy.scope():
+    optimizer = problem.optimizer()
+    model = problem.network(optimizer)
+
+if mode == "fit":
+    model.fit(dataset, verbose=0)
+else:
+    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    with strategy.scope():
+        optimizer.build(model.trainable_variables)
+
+    def gradients(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(loss_fn(y, model(x, training=True))) / problem.BATCH
+        return tape.gradient(loss, model.trainable_variables)
+
+    def replica_step(x, y):
+        optimizer.first_step(gradients(x, y), model.trainable_variables)
+        optimizer.second_step(gradients(x, y), model.trainable_variables)
+
+    @tf.function
+    def train_step(x, y):
+        strategy.run(replica_step, args=(x, y))
+
+    for x, y in strategy.experimental_distribute_dataset(dataset):
+        train_step(x, y)
+
+replicas = [[c.numpy() for c in strategy.experimental_local_results(v.value)] for v in model.trainable_variables]
+problem.save(
+    out,
+    [replica[0] for replica in replicas],
+    replicas=[len(replica) for replica in replicas],
+    equal=all(np.array_equal(replica[0], other) for replica in replicas for other in replica),
+    iterations=int(optimizer.iterations),
+)
