@@ -74,4 +74,4 @@ def _native(variable: Any) -> Any:
 
 
 def _in_distributed_replica() -> bool:
-    return bool(tf.distribute.has_strategy() and tf.distribute.in_replica_context())
+    return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
