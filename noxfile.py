@@ -24,6 +24,7 @@ def environment(session: nox.Session, backend: str) -> None:
         KERAS_HOME=session.create_tmp(),
         TF_CPP_MIN_LOG_LEVEL="3",
         JAX_PLATFORMS="cpu",
+        OMP_NUM_THREADS="1",  # on matrices as small as the tests' threads mostly wait for each other
     )
 
 

@@ -71,7 +71,7 @@ def load_data(noise: float, seed: int) -> Digits:
 
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype("float32")
-    x_train, x_test, y_train, y_test = train_test_split(x, y, stratify=y, random_state=seed)
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, stratify=y, random_state=seed)
     rng = np.random.default_rng(seed)
     redrawn = rng.choice(len(y_train), round(noise * len(y_train)), replace=False)
     y_given = y_train.copy()
@@ -104,6 +104,7 @@ def train(name: str, wrap: Wrap | None, data: Digits, epochs: int, seed: int) ->
         batch_size=64,
         epochs=epochs,
         validation_data=(data.x_test, data.y_test),
+        validation_batch_size=len(data.x_test),
         verbose=0,
         callbacks=[EpochBar()],
     ).history
@@ -138,7 +139,7 @@ def plot(runs: Sequence[Run], title: str, path: Path) -> None:
         label = f"{run.name}: {accuracy[-1]:.1f}% at the end"
         axes.plot(range(1, len(accuracy) + 1), accuracy, marker="o", markersize=3, label=label)
     axes.set(title=title, xlim=(0, None), xlabel="epoch", ylabel="accuracy on clean test digits (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, format="png")

@@ -1,0 +1,119 @@
+"""The demo: its table and plot, its errors, and that SAM wins on wrong labels."""
+
+import math
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sam import demo
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """The demo limits the threads of PyTorch; other tests shall not notice."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs the demo with the given options; returns the exit code, what it printed, and its table by run."""
+
+    def run(*options):
+        code = demo.main([*options, "--out", str(tmp_path / "plot.png")])
+        out, err = capsys.readouterr()
+        row = r"^(\w+) +([\d.]+)% +([\d.]+)% +(\d+) +([\d.]+) +([\d.]+)$"
+        rows = {name: [float(n) for n in numbers] for name, *numbers in re.findall(row, out, re.MULTILINE)}
+        return code, out, err, rows
+
+    return run
+
+
+def test_a_short_run_prints_the_table_and_writes_the_plot(run, tmp_path):
+    code, out, err, rows = run("--epochs", "2")
+    assert code == 0
+    assert err == ""
+    assert keras.backend.backend() in out.splitlines()[0]
+    assert "rho=0.5" in out
+    assert "2/2" in out  # Keras's progress bar
+    assert list(rows) == ["SGD", "SAM"]
+    for train_accuracy, test_accuracy, steps, seconds, _ in rows.values():
+        assert 10 < train_accuracy < 80
+        assert 10 < test_accuracy < 100
+        assert steps == 2 * math.ceil(1437 / 64)
+        assert seconds > 0
+    assert rows["SGD"][-1] == 1
+    assert rows["SAM"][-1] == pytest.approx(rows["SAM"][-2] / rows["SGD"][-2], rel=0.2, abs=0.05)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_runs_start_alike_and_see_the_same_batches(run):
+    code, _, _, rows = run("--epochs", "2", "--rho", "0", "--seed", "5")
+    assert code == 0
+    assert rows["SAM"][:2] == pytest.approx(rows["SGD"][:2], abs=1)
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_sam_is_ahead_by_ten_points_on_clean_test_digits(run, seed):
+    code, _, _, rows = run("--seed", seed)
+    assert code == 0
+    assert rows["SAM"][1] >= rows["SGD"][1] + 10
+
+
+def test_a_run_that_did_not_train_is_told_from_one_that_did(run):
+    code, _, err, rows = run("--epochs", "2", "--rho", "1e6")
+    assert code == 1
+    assert re.fullmatch(r"SAM did not train: .*\n", err)
+    assert list(rows) == ["SGD", "SAM"]
+
+
+def test_a_loss_that_is_not_finite_is_a_failure():
+    data = demo.load_data(0.4, 0)
+    good = demo.Run("SGD", [2.0, 1.0], 0.6, [0.8, 0.9], 44, 1.0)
+    assert demo.failure(good, data) is None
+    assert "not finite" in demo.failure(good._replace(losses=[2.0, math.nan]), data)
+
+
+def test_noise_is_the_share_of_train_labels_that_is_redrawn():
+    clean, noisy, again, other = (demo.load_data(*a) for a in [(0.0, 0), (0.4, 0), (0.4, 0), (0.4, 1)])
+    np.testing.assert_array_equal(clean.y_given, clean.y_true)
+    assert np.mean(noisy.y_given != noisy.y_true) == pytest.approx(0.4 * 0.9, abs=0.02)
+    np.testing.assert_array_equal(noisy.y_test, clean.y_test)
+    np.testing.assert_array_equal(noisy.y_given, again.y_given)
+    assert not np.array_equal(noisy.x_train, other.x_train)
+    assert noisy.x_train.min() == 0
+    assert noisy.x_train.max() == 1
+    assert len(noisy.x_train) + len(noisy.x_test) == 1797
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *["--noise 1.01", "--noise nan", "--rho -0.1", "--rho inf", "--epochs 0", "--epochs 1.5", "--seed -1"],
+        *["--optimizer adam", "--out nowhere/plot.png", "--out plot.pdf"],
+    ],
+)
+def test_a_wrong_argument_is_named(options, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        demo.main(options.split())
+    assert exit_.value.code == 2
+    assert f"error: argument {options.split()[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", ["sklearn", "matplotlib"])
+def test_a_missing_extra_is_one_line_that_says_what_to_install(extra, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, extra, None)
+    code, out, err, _ = run()
+    assert code == 1
+    assert out == ""
+    assert err.count("\n") == 1
+    assert 'pip install "keras_sam[demo]"' in err
