@@ -30,7 +30,9 @@ def sam_step(
     for_each_part: Callable[..., Any],
     recoverable: bool,
 ) -> Any:
-    """Run the passes of one SAM step, and put everything back if a pass fails.
+    """Run the passes of one SAM step: `step` in the ascent phase and again, on the perturbed weights.
+
+    Statistics and metrics end where the first pass left them. If a pass fails, everything goes back to the start.
 
     Args:
         model: The model, with a SAM optimizer.
@@ -42,16 +44,28 @@ def sam_step(
         recoverable: Whether variables can be put back if a pass fails: not while a graph is traced.
     """
     optimizer = model.optimizer
-    start = snapshot(changing_variables(model))
+    variables = changing_variables(model)
+    start = snapshot(variables)
+
+    def two_passes(data: Any, start: Snapshot, descent: str) -> Any:
+        optimizer.phase = "ascent"
+        logs = step(data)
+        after_first_pass = snapshot(variables)
+        start.put_back()  # statistics and random state, so that the second pass draws the same random numbers
+        optimizer.phase = descent
+        step(data)
+        after_first_pass.put_back()
+        return logs
+
     undo_if_skipped = _guard(model) if optimizer.loss_scaler is not None else None
     try:
         if optimizer.num_batch_splits is None:
-            logs = _two_passes(model, step, data, start, "descent")
+            logs = two_passes(data, start, "descent")
         else:
 
             def run(part: Any, index: int, share: Any) -> Any:
                 optimizer.part = index, share
-                return _two_passes(model, step, part, snapshot(changing_variables(model)), "collect")
+                return two_passes(part, snapshot(variables), "collect")
 
             logs = for_each_part(run, data, optimizer.num_batch_splits)
             optimizer.apply_collected()
@@ -64,23 +78,6 @@ def sam_step(
         optimizer.phase = None
     if undo_if_skipped is not None:
         undo_if_skipped()
-    return logs
-
-
-def _two_passes(model: Any, step: Callable[[Any], Any], data: Any, start: Snapshot, descent: str) -> Any:
-    """Run `step` in the ascent phase and again, on the perturbed weights, in the `descent` phase.
-
-    Before the second pass, statistics and random state go back to where the first pass started, so
-    that it draws the same random numbers; after it they and the metrics go back to where the first
-    pass ended.
-    """
-    model.optimizer.phase = "ascent"
-    logs = step(data)
-    after_first_pass = type(start)(start.variables)
-    start.put_back()
-    model.optimizer.phase = descent
-    step(data)
-    after_first_pass.put_back()
     return logs
 
 

@@ -1,12 +1,13 @@
 """TensorFlow: variables change in place, through the distribution strategy when there is one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
-from keras.src.random.seed_generator import global_seed_generator
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from keras_sam.backend import memory, parts
 
@@ -46,7 +47,7 @@ def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
     tf.__internal__.distribute.interim.maybe_merge_call(update, tf.distribute.get_strategy(), native, list(values))
 
 
-def global_norm(tensors: Sequence[Any]) -> Any:
+def global_norm(tensors: Iterable[Any]) -> Any:
     """Euclidean norm over all elements of all tensors."""
     return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
 
@@ -62,8 +63,11 @@ class _Snapshot(memory.Snapshot):
     """Holds the state of Keras's global seed generator too."""
 
     def __init__(self, variables: Sequence[Any]) -> None:
-        seed = global_seed_generator().state
-        super().__init__(variables if any(v is seed for v in variables) else [*variables, seed])
+        if _in_distributed_replica():  # where no variable can be made
+            generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+        else:
+            generator = global_seed_generator()
+        super().__init__(variables if generator is None else [*variables, generator.state])
 
 
 def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:

@@ -1,6 +1,6 @@
 """PyTorch: variables change in place; draws without a Keras seed come from torch's global generators."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,18 +26,19 @@ def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
         variable.assign(value)
 
 
-def global_norm(tensors: Sequence[Any]) -> Any:
+def global_norm(tensors: Iterable[Any]) -> Any:
     """Euclidean norm over all elements of all tensors."""
     return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
 
 
 def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1:
         raise RuntimeError(
-            "Keras does not average gradients over PyTorch processes, so each would train a model of its own. Write the "
-            "loop: wrap the model in `torch.nn.parallel.DistributedDataParallel` and call `first_step` and `second_step` "
-            "with its gradients."
+            "Keras does not average gradients over PyTorch processes, so each would train a model of its own. Write "
+            "the loop: wrap the model in `torch.nn.parallel.DistributedDataParallel` and call `first_step` and "
+            "`second_step` with its gradients."
         )
     return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=True)
 
@@ -47,8 +48,7 @@ class _Snapshot(memory.Snapshot):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def __init__(self, variables: Sequence[Any]) -> None:
-        seed = global_seed_generator().state
-        super().__init__(variables if any(v is seed for v in variables) else [*variables, seed])
+        super().__init__([*variables, global_seed_generator().state])
         self.cpu = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 

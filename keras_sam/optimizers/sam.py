@@ -1,7 +1,7 @@
 """SAM: climb to the worst point within `rho` of the weights, and descend with the gradient found there."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 import keras
@@ -248,17 +248,16 @@ class SAMOptimizer(WrapperOptimizer):
 
     # What the algorithm is made of.
 
-    def perturbation(self, gradients: list[Any], weights: list[Any]) -> list[Any]:
-        """The perturbation of each of `weights` for its gradient: float32 or float64 tensors, like the arguments."""
-        sizes = [ops.abs(w) for w in weights] if self.adaptive else []
-        directions = [s * g for s, g in zip(sizes, gradients, strict=True)] if self.adaptive else gradients
-        norm = backend.global_norm(directions)
+    def perturbation(self, gradients: list[Any], weights: list[Any]) -> Iterator[Any]:
+        """Yield the perturbation of each of `weights` for its gradient; all are float32, or all float64."""
+        pairs = list(zip(gradients, weights, strict=True))
+        norm = backend.global_norm(ops.abs(w) * g if self.adaptive else g for g, w in pairs)
         scale = self._current_rho(norm.dtype) / (norm + self.epsilon)
-        if self.adaptive:
-            directions = [s * d for s, d in zip(sizes, directions, strict=True)]
         # An overflow must not reach the weights: NaN - NaN would never leave them.
         finite = ops.isfinite(norm)
-        return [ops.where(finite, scale * d, ops.zeros_like(d)) for d in directions]
+        for g, w in pairs:
+            direction = ops.square(w) * g if self.adaptive else g
+            yield ops.where(finite, scale * direction, 0.0)
 
     def _current_rho(self, dtype: Any) -> Any:
         if isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule):
@@ -275,25 +274,23 @@ class SAMOptimizer(WrapperOptimizer):
         backend.assign(resting, [ops.zeros_like(value) for value in backend.values(resting)])
         if not moving:
             return
-        weights = backend.values([self._trainable_variables[i] for i in moving])
+        variables = [self._trainable_variables[i] for i in moving]
+        weights = backend.values(variables)
         dtype = _working_dtype(weights)
-        perturbation = self.perturbation(
-            [ops.cast(known[i], dtype) for i in moving], [ops.cast(w, dtype) for w in weights]
-        )
-        perturbed = [ops.cast(ops.cast(w, dtype) + e, w.dtype) for w, e in zip(weights, perturbation, strict=True)]
-        # `w + e` is rounded: only what was really added leads back to `w`.
-        applied = [ops.cast(p, dtype) - ops.cast(w, dtype) for p, w in zip(perturbed, weights, strict=True)]
-        backend.assign([slots[i] for i in moving], applied)
-        backend.assign([self._trainable_variables[i] for i in moving], perturbed)
+        wide = [ops.cast(w, dtype) for w in weights]
+        perturbation = self.perturbation([ops.cast(known[i], dtype) for i in moving], wide)
+        # One variable at a time, so that no second copy of the weights is needed.
+        for i, variable, w, e in zip(moving, variables, wide, perturbation, strict=True):
+            perturbed = ops.cast(w + e, variable.dtype)
+            # `w + e` is rounded: only what was really added leads back to `w`.
+            backend.assign([slots[i], variable], [ops.cast(perturbed, dtype) - w, perturbed])
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""
-        slots = {i: slot for i, slot in enumerate(self.perturbations) if slot is not None}
-        variables = [self._trainable_variables[i] for i in slots]
-        applied = backend.values(list(slots.values()))
-        weights = backend.values(variables)
-        restored = [ops.cast(ops.cast(w, e.dtype) - e, w.dtype) for w, e in zip(weights, applied, strict=True)]
-        backend.assign(variables, restored)
+        for variable, slot in zip(self._trainable_variables, self.perturbations, strict=True):
+            if slot is not None:
+                w, e = backend.values([variable, slot])
+                backend.assign([variable], [ops.cast(ops.cast(w, e.dtype) - e, w.dtype)])
 
     def _perturbation_slot(self, variable: Any) -> Any:
         """A slot of the variable's dtype, or float32 for half precision: only then subtraction leads back exactly."""

@@ -15,7 +15,9 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import problem  # noqa: E402
 
-strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]) if count > 1 else tf.distribute.get_strategy()
+strategy = (
+    tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]) if count > 1 else tf.distribute.get_strategy()
+)
 dataset = tf.data.Dataset.from_tensor_slices(problem.data()).batch(problem.BATCH)
 with strategy.scope():
     optimizer = problem.optimizer()
@@ -50,5 +52,5 @@ problem.save(
     [replica[0] for replica in replicas],
     replicas=[len(replica) for replica in replicas],
     equal=all(np.array_equal(replica[0], other) for replica in replicas for other in replica),
-    iterations=int(optimizer.iterations),
+    iterations=strategy.experimental_local_results(optimizer.iterations.value)[0].numpy(),
 )
