@@ -106,6 +106,18 @@ def test_no_drift_at_learning_rate_zero():
     assert np.abs(w.numpy().astype("float64") - start).max() <= 1e-8
 
 
+def test_weights_much_smaller_than_their_perturbation_lose_last_bits_at_most():
+    rng = np.random.default_rng(8)
+    start = (10.0 ** rng.uniform(-9, 0, 200)).astype("float32")
+    w, optimizer = variable(start), keras_sam.SAMOptimizer(SGD(0.1), rho=2.0)
+    optimizer.first_step(tensors(rng.normal(size=200)), [w])
+    displacement = np.abs(optimizer.perturbations[0].numpy())
+    optimizer.restore()
+    error = np.abs(w.numpy().astype("float64") - start)
+    assert (error <= 2.0**-24 * displacement).all()
+    np.testing.assert_array_equal(w.numpy()[start > 2 * displacement], start[start > 2 * displacement])
+
+
 @pytest.mark.only("tensorflow", "torch")  # JAX has float64 only on request
 def test_float64_weights_keep_their_precision():
     w = variable([3.0, -4.0], "float64")

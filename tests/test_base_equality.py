@@ -1,0 +1,105 @@
+"""With a radius of zero, and with any other optimizer, the model trains exactly as Keras trains it without SAM."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_sam
+
+optimizers = keras.optimizers
+BASES = {
+    "momentum": lambda: optimizers.SGD(0.1, momentum=0.9),
+    "adam": lambda: optimizers.Adam(0.02),
+    "adamw_global_clipnorm": lambda: optimizers.AdamW(0.02, weight_decay=0.1, global_clipnorm=0.3),
+    "rmsprop_ema": lambda: optimizers.RMSprop(0.01, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=5),
+    "lion_clipvalue": lambda: optimizers.Lion(0.01, clipvalue=0.02),
+    "adafactor": lambda: optimizers.Adafactor(0.05),
+    "lamb": lambda: optimizers.Lamb(0.02),
+    "muon": lambda: optimizers.Muon(0.02),
+    "accumulation": lambda: optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=3),
+    "cosine_schedule": lambda: optimizers.SGD(optimizers.schedules.CosineDecay(0.2, 10), momentum=0.9),
+    "clipnorm": lambda: optimizers.SGD(0.2, momentum=0.9, clipnorm=0.1),
+}
+
+
+def plain_twin(model, optimizer, **compile_options):
+    """A `keras.Sequential` with the layers, weights and seeds of `model`, and without SAM."""
+    twin = keras.Sequential.from_config(model.get_config())
+    twin.set_weights(model.get_weights())
+    twin.compile(optimizer, loss=model.loss, metrics=["accuracy"], **compile_options)
+    return twin
+
+
+def fit(model, classification, epochs=3, **fit_options):
+    return model.fit(*classification, batch_size=24, epochs=epochs, shuffle=False, verbose=0, **fit_options).history
+
+
+def state(variables):
+    return {f"{index} {v.path}": keras.ops.convert_to_numpy(v) for index, v in enumerate(variables)}
+
+
+def assert_same(found, expected, tolerance):
+    assert len(found) == len(expected)
+    for (name, a), b in zip(found.items(), expected.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=name)
+
+
+def assert_trains_alike(model, twin, classification, tolerance=1e-6, **fit_options):
+    """`fit` both and compare logs, weights, batch-norm statistics, seeds and the base optimizers' variables."""
+    before = model.get_weights()
+    found, expected = fit(model, classification, **fit_options), fit(twin, classification, **fit_options)
+    assert found.keys() == expected.keys() >= {"loss", "accuracy"}
+    assert_same(found, expected, tolerance)
+    assert all((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))
+    assert any("seed" in v.path for v in model.variables)
+    assert_same(state(model.variables), state(twin.variables), tolerance)
+    base = getattr(model.optimizer, "base_optimizer", model.optimizer)
+    assert_same(state(base.variables), state(twin.optimizer.variables), tolerance)
+
+
+@pytest.mark.parametrize("base", [name for name in BASES if name not in ("adam", "clipnorm")])  # those are below
+def test_zero_radius_is_the_base_optimizer(noisy_network, classification, base):
+    model = noisy_network(keras_sam.SAMOptimizer(BASES[base](), rho=0.0))
+    assert_trains_alike(model, plain_twin(model, BASES[base]()), classification)
+
+
+@pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": True}], ids=["eager", "compiled"])
+def test_zero_radius_in_other_modes(noisy_network, classification, mode):
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["momentum"](), rho=0.0), **mode)
+    assert_trains_alike(model, plain_twin(model, BASES["momentum"](), **mode), classification, epochs=1)
+
+
+def test_zero_radius_with_validation(noisy_network, classification):
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["adam"](), rho=0.0))
+    twin = plain_twin(model, BASES["adam"]())
+    assert_trains_alike(model, twin, classification, validation_data=classification)
+
+
+def test_zero_radius_applies_the_weight_constraints(noisy_network, classification):
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["clipnorm"](), rho=0.0, adaptive=True))
+    twin = plain_twin(model, BASES["clipnorm"]())
+    for either in (model, twin):
+        either.layers[0].kernel.constraint = keras.constraints.MaxNorm(0.7)
+        either.layers[-1].kernel.constraint = keras.constraints.NonNeg()
+    assert_trains_alike(model, twin, classification)
+    assert np.linalg.norm(model.get_weights()[0], axis=0).max() == pytest.approx(0.7, abs=1e-5)
+    assert model.layers[-1].kernel.numpy().min() == 0
+
+
+def test_constraints_hold_after_a_step_with_a_radius(noisy_network, classification):
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["momentum"](), rho=0.5))
+    model.layers[0].kernel.constraint = keras.constraints.UnitNorm()
+    fit(model, classification)
+    np.testing.assert_allclose(np.linalg.norm(model.get_weights()[0], axis=0), 1.0, atol=1e-5)
+
+
+def test_an_ordinary_optimizer_trains_as_without_sam(noisy_network, classification):
+    model = noisy_network(BASES["rmsprop_ema"]())
+    assert_trains_alike(model, plain_twin(model, BASES["rmsprop_ema"]()), classification, tolerance=0)
+
+
+def test_a_radius_makes_a_difference(noisy_network, classification):
+    """The comparisons above could not pass on a network that SAM does not change."""
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["momentum"](), rho=0.1))
+    twin = plain_twin(model, BASES["momentum"]())
+    assert fit(model, classification)["loss"] != pytest.approx(fit(twin, classification)["loss"], abs=1e-3)
