@@ -18,8 +18,8 @@ class SAMOptimizer(WrapperOptimizer):
 
     One step takes two gradients of the same batch. The *ascent* pass finds the perturbation
     `e` that raises the loss most within a ball of radius `rho`, and moves the weights there; the
-    *descent* pass takes the gradient at the perturbed weights, restores the weights exactly, and
-    hands that gradient to the base optimizer:
+    *descent* pass takes the gradient at the perturbed weights, restores the weights, and hands that
+    gradient to the base optimizer:
 
         g  = gradient at w
         e  = rho * g / (norm(g) + epsilon)                        adaptive=False

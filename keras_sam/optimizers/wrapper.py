@@ -132,11 +132,13 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store: Any) -> None:
         """Load the slots, or warn and leave them as they are if the file has other ones."""
-        if len(store.keys()) != len(self._variables):
+        expected = {str(index): tuple(variable.shape) for index, variable in enumerate(self._variables)}
+        found = {key: tuple(store[key].shape) for key in store.keys()}  # noqa: SIM118, a store is no dict
+        if found != expected:
             warnings.warn(
-                f"The slot variables of optimizer {self.name!r} were not loaded: it has {len(self._variables)} of "
-                f"them and the file has {len(store.keys())}. It may not be built yet, or the file may come from "
-                "another optimizer.",
+                f"The slot variables of optimizer {self.name!r} were not loaded: it has {len(expected)} of them and "
+                f"the file has {len(found)}, or their shapes differ. The optimizer may not be built yet, or the file "
+                "may come from another one.",
                 stacklevel=2,
             )
             return
