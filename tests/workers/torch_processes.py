@@ -18,6 +18,8 @@ if mode == "fit":
         problem.network(problem.optimizer()).fit(*problem.data(), verbose=0)
     except RuntimeError as error:
         problem.save(out, [], message=str(error))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
     sys.exit()
 
 model, optimizer = problem.network(), problem.optimizer()
@@ -38,4 +40,5 @@ for x, y in problem.batches():
     optimizer.second_step(gradients(x, y), model.trainable_variables)
 
 problem.save(out, [v.value.detach() for v in model.trainable_variables])
+torch.distributed.barrier()  # no worker leaves while another still talks to it
 torch.distributed.destroy_process_group()
