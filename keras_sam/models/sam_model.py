@@ -55,8 +55,8 @@ class SAMModel:
         return sam_train_step(self, *args, train_step=super().train_step)  # type: ignore[misc]
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """Update and return the metrics; the descent pass only returns them."""
-        if getattr(self.optimizer, "phase", None) == "descent":
+        """Update and return the metrics; the second pass only returns them."""
+        if getattr(self.optimizer, "phase", None) in ("collect", "descent"):
             return self.get_metrics_result()  # type: ignore[attr-defined, no-any-return]
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)  # type: ignore[misc, no-any-return]
 
