@@ -1,5 +1,6 @@
 """Several devices and several processes equal one; the workers run in processes of their own, on loopback."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,18 +14,23 @@ import pytest
 WORKERS = Path(__file__).parent / "workers"
 
 
+def free_ports(count):
+    with contextlib.ExitStack() as stack:  # all open at once, so that they differ
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs a worker once, or in several processes at once, and loads what each saved."""
 
     def start(script, *arguments, processes=1, **environment):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        running = []
+        ports, running = free_ports(processes), []
         for process in range(processes):
-            out = tmp_path / f"{'-'.join(map(str, arguments))}-{process}.npz"
-            more = [port, str(process)] if processes > 1 else []
+            out = tmp_path / f"{'-'.join(map(str, arguments))}-{process}-of-{processes}.npz"
+            more = map(str, [process, *ports]) if processes > 1 else []
             command = [sys.executable, str(WORKERS / script), *map(str, arguments), str(out), *more]
             paths = [str(WORKERS), str(Path(__file__).parents[1])]
             path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
@@ -85,6 +91,16 @@ def test_tensorflow_mirrored(run, mode, count):
     assert mirrored["replicas"].tolist() == [count] * 4
     assert bool(mirrored["equal"])
     assert int(mirrored["iterations"]) == int(one["iterations"]) == 20
+
+
+@pytest.mark.only("tensorflow")
+def test_tensorflow_loop_in_two_processes(run):
+    (one,) = run("tensorflow_devices.py", "loop", 1)
+    results = run("tensorflow_devices.py", "loop", 1, processes=2)
+    for result in results:
+        assert_same_training(result, one)
+    for a, b in zip(*map(weights, results), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def on_one_device(**options):

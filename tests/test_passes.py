@@ -196,7 +196,7 @@ def test_a_failing_step_leaves_everything_as_before(classification, error, call,
 def test_several_steps_per_execution(noisy_network, classification):
     x, y = classification
     found = []
-    for steps in (1, 3):
+    for steps in (1, 4):
         model = noisy_network(sam(), steps_per_execution=steps)
         model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
         found.append(weights_of(model))

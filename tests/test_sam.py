@@ -139,8 +139,8 @@ def test_base_optimizer_is_seen_through_the_wrapper():
     optimizer.clipnorm = 2.0
     assert base.clipnorm == 2.0
     assert [v.path for v in optimizer.variables] == [
-        *[v.path for v in optimizer.perturbations],
         *[v.path for v in base.variables],
+        *[v.path for v in optimizer.perturbations],
     ]
     assert len(optimizer.perturbations) == 1
 

@@ -209,7 +209,7 @@ class SAMOptimizer(WrapperOptimizer):
         weights, base_variables = self.base_optimizer.stateless_apply(
             _current(scope, self.base_optimizer.variables), grads, _current(scope, self._trainable_variables)
         )
-        return weights, _current(scope, self._variables) + base_variables
+        return weights, base_variables + _current(scope, self._variables)
 
     # The same through Keras's own names, for a training step that is run twice.
 
@@ -281,9 +281,9 @@ class SAMOptimizer(WrapperOptimizer):
         perturbation = self.perturbation([ops.cast(known[i], dtype) for i in moving], wide)
         # One variable at a time, so that no second copy of the weights is needed.
         for i, variable, w, e in zip(moving, variables, wide, perturbation, strict=True):
-            perturbed = ops.cast(w + e, variable.dtype)
             # `w + e` is rounded: only what was really added leads back to `w`.
-            backend.assign([slots[i], variable], [ops.cast(perturbed, dtype) - w, perturbed])
+            applied = ops.cast(ops.cast(w + e, variable.dtype), dtype) - w
+            backend.assign([slots[i], variable], [applied, ops.cast(w + applied, variable.dtype)])
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""
@@ -336,7 +336,7 @@ class SAMOptimizer(WrapperOptimizer):
         weights, base_variables = self.base_optimizer.stateless_apply(
             _current(scope, self.base_optimizer.variables), gradients, trainable_variables
         )
-        return weights, _current(scope, self._variables) + base_variables
+        return weights, base_variables + _current(scope, self._variables)
 
     def _add_to_mean(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         index, share = self.part

@@ -89,8 +89,12 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list[Any]:
-        """The slot variables, followed by the base optimizer's variables."""
-        return [*self._variables, *self.base_optimizer.variables]
+        """The base optimizer's variables, followed by the slot variables.
+
+        In this order, because JAX reuses the memory of old values for new ones in turn: a slot is written before
+        it is read, so its old value is no argument of a compiled step, and the new one must not take another's place.
+        """
+        return [*self.base_optimizer.variables, *self._variables]
 
     @property
     def inner_optimizer(self) -> keras.optimizers.Optimizer:

@@ -1,6 +1,6 @@
 """JAX: `fit` on one device, data-parallel or model-parallel on four, or data-parallel in two processes.
 
-Usage: jax_devices.py MODE OUT [PORT PROCESS]
+Usage: jax_devices.py MODE OUT [PROCESS PORT...]
 """
 
 import sys
@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 import problem  # noqa: E402
 
 if mode == "processes":
-    port, process = sys.argv[3:5]
+    process, port = sys.argv[3:5]
     keras.distribution.initialize(f"127.0.0.1:{port}", 2, int(process))
 
 devices = keras.distribution.list_devices()

@@ -1,23 +1,34 @@
-"""TensorFlow: `fit` or a custom loop on one or more logical devices.
+"""TensorFlow: `fit` or a custom loop on one or more logical devices, or on one device in each of several processes.
 
-Usage: tensorflow_devices.py fit|loop DEVICES OUT
+Usage: tensorflow_devices.py fit|loop DEVICES OUT [PROCESS PORT...]
 """
 
+import json
+import os
 import sys
 
 import tensorflow as tf
 
-mode, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+mode, count, out, *cluster = sys.argv[1:]
+count = int(count)
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+if cluster:
+    process, *ports = map(int, cluster)
+    workers = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": workers, "task": {"type": "worker", "index": process}})
+    processes = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else runs
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import problem  # noqa: E402
 
-strategy = (
-    tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]) if count > 1 else tf.distribute.get_strategy()
-)
+if cluster:
+    strategy = processes
+elif count > 1:
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+else:
+    strategy = tf.distribute.get_strategy()
 dataset = tf.data.Dataset.from_tensor_slices(problem.data()).batch(problem.BATCH)
 with strategy.scope():
     optimizer = problem.optimizer()

@@ -1,6 +1,6 @@
 """PyTorch: a custom loop under DistributedDataParallel, in two gloo processes.
 
-Usage: torch_processes.py averaged|per_worker|fit OUT PORT PROCESS
+Usage: torch_processes.py averaged|per_worker|fit OUT PROCESS PORT...
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-mode, out, port, process = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+mode, out, process, port = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=process)
 
 import problem  # noqa: E402
