@@ -1,8 +1,31 @@
 """Sharpness-Aware Minimization (SAM) for Keras 3, on TensorFlow, JAX and PyTorch."""
 
 from keras_sam.models import SAMModel, as_sam_model, sam_train_step
-from keras_sam.optimizers import SAMOptimizer
+from keras_sam.optimizers import (
+    ASAMOptimizer,
+    FriendlySAMOptimizer,
+    GSAMOptimizer,
+    LookSAMOptimizer,
+    MSAMOptimizer,
+    RhoSchedule,
+    SAMOptimizer,
+    VaSSOOptimizer,
+    WSAMOptimizer,
+)
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["SAMModel", "SAMOptimizer", "as_sam_model", "sam_train_step"]
+__all__ = [
+    "ASAMOptimizer",
+    "FriendlySAMOptimizer",
+    "GSAMOptimizer",
+    "LookSAMOptimizer",
+    "MSAMOptimizer",
+    "RhoSchedule",
+    "SAMModel",
+    "SAMOptimizer",
+    "VaSSOOptimizer",
+    "WSAMOptimizer",
+    "as_sam_model",
+    "sam_train_step",
+]

@@ -47,6 +47,20 @@ def train(
         yield w
 
 
+def looksam(batches: Iterable, rho: float, interval: int, alpha: float) -> Iterator[np.ndarray]:
+    """The weights after each step of LookSAM on the published problem: SAM steps, and steps that reuse `h`."""
+    w, base = TRAJECTORIES["initial"], SGD()
+    for step, batch in enumerate(batches):
+        g = gradient(two_layer_loss, w, batch)
+        if step % interval == 0:
+            descent = gradient(two_layer_loss, w + perturbation(w, g, rho), batch)
+            h = descent - (g @ descent) / (g @ g) * g
+        else:
+            descent = g + alpha * np.linalg.norm(g) / np.linalg.norm(h) * h
+        w = base(w, descent)
+        yield w
+
+
 def unflatten(w: np.ndarray, shapes: list[tuple[int, ...]] = SHAPES) -> list[np.ndarray]:
     ends = np.cumsum([np.prod(s, dtype=int) for s in shapes])
     return [part.reshape(s) for part, s in zip(np.split(w, ends[:-1]), shapes, strict=True)]

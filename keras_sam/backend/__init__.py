@@ -3,7 +3,7 @@
 synchronize(gradients)         dense gradients, summed over the replicas of a distributed step
 values(variables)              their tensors, detached from any automatic differentiation
 assign(variables, values)      on every replica
-global_norm(tensors)           over all elements of all tensors
+share(gradient)                a replica's part of a synchronized gradient, to be summed over them again
 sam_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
 """
 
@@ -24,5 +24,5 @@ _module = importlib.import_module(f"keras_sam.backend.{keras.backend.backend()}"
 synchronize = _module.synchronize
 values = _module.values
 assign = _module.assign
-global_norm = _module.global_norm
+share = _module.share
 sam_step = _module.sam_step

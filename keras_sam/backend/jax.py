@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from keras import ops
 
-from keras_sam.backend.parts import split
+from keras_sam.backend.parts import beginning, split
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:
@@ -25,25 +25,31 @@ def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
         variable.assign(value)
 
 
-def global_norm(tensors: Sequence[Any]) -> Any:
-    """Euclidean norm over all elements of all tensors."""
-    return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
+def share(gradient: Any) -> Any:
+    """The gradient itself, as nothing will sum it over replicas."""
+    return gradient
 
 
 def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
-    """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
     optimizer = model.optimizer
-    try:
+
+    def climb_and_descend(state: Any) -> tuple[Any, Any]:
+        if not optimizer.ascent_needs_gradient:
+            return _single_pass(optimizer, step, _climbed(optimizer, state), data, "descent")
         if optimizer.num_batch_splits is None:
-            logs, new_state = _two_passes(optimizer, step, state, data, "descent")
+            return _two_passes(optimizer, step, state, data, "descent")
+        return _parts(optimizer, step, state, data)
+
+    def single_pass(state: Any) -> tuple[Any, Any]:
+        return _single_pass(optimizer, step, state, data, "single")
+
+    try:
+        if optimizer.interval == 1:
+            logs, new_state = climb_and_descend(state)
         else:
-            new_state = state
-            for index, (part, share) in enumerate(split(data, optimizer.num_batch_splits)):
-                optimizer.part = index, share
-                logs, new_state = _two_passes(optimizer, step, new_state, part, "collect")
-            weights, non_trainable_variables, optimizer_variables, metrics_variables = new_state
-            weights, optimizer_variables = optimizer.stateless_apply_collected(optimizer_variables, weights)
-            new_state = weights, non_trainable_variables, optimizer_variables, metrics_variables
+            climbs = optimizer.stateless_is_ascent_step(state[2])
+            logs, new_state = _choose(climbs, climb_and_descend, single_pass, state)
     except BaseException:
         _keep(model, state)
         raise
@@ -52,6 +58,35 @@ def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tup
     if optimizer.loss_scaler is not None:
         new_state = _undo_if_skipped(optimizer, state, new_state)
     return logs, new_state
+
+
+def _choose(condition: Any, yes: Callable[..., Any], no: Callable[..., Any], state: Any) -> Any:
+    if isinstance(condition, jax.core.Tracer):
+        return jax.lax.cond(condition, yes, no, state)
+    return yes(state) if condition else no(state)
+
+
+def _climbed(optimizer: Any, state: Any) -> Any:
+    """The state after a climb that needs no gradient."""
+    weights, non_trainable_variables, optimizer_variables, metrics_variables = state
+    weights, optimizer_variables = optimizer.stateless_first_step(optimizer_variables, None, weights)
+    return weights, non_trainable_variables, optimizer_variables, metrics_variables
+
+
+def _single_pass(optimizer: Any, step: Callable[..., Any], state: Any, data: Any, phase: str) -> tuple[Any, Any]:
+    optimizer.phase = phase
+    result: tuple[Any, Any] = step(state, data)
+    return result
+
+
+def _parts(optimizer: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
+    """Two passes over each part of the batch, and one step of the base optimizer."""
+    for index, (part, share) in enumerate(split(data, optimizer.num_batch_splits)):
+        optimizer.part = index, share
+        logs, state = _two_passes(optimizer, step, state, part, "collect")
+    weights, non_trainable_variables, optimizer_variables, metrics_variables = state
+    weights, optimizer_variables = optimizer.stateless_apply_collected(optimizer_variables, weights)
+    return logs, (weights, non_trainable_variables, optimizer_variables, metrics_variables)
 
 
 def _two_passes(optimizer: Any, step: Callable[..., Any], state: Any, data: Any, descent: str) -> tuple[Any, Any]:
@@ -63,7 +98,8 @@ def _two_passes(optimizer: Any, step: Callable[..., Any], state: Any, data: Any,
     """
     _, non_trainable_variables, _, _ = state
     optimizer.phase = "ascent"
-    logs, (perturbed, new_non_trainable_variables, optimizer_variables, metrics_variables) = step(state, data)
+    first = beginning(data, optimizer.ascent_fraction)
+    logs, (perturbed, new_non_trainable_variables, optimizer_variables, metrics_variables) = step(state, first)
     optimizer.phase = descent
     second = (perturbed, non_trainable_variables, optimizer_variables, metrics_variables)
     _, (weights, _, optimizer_variables, _) = step(second, data)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sam import backend
+from keras_sam.backend.parts import beginning
 
 
 class Snapshot:
@@ -28,9 +29,10 @@ def sam_step(
     data: Any,
     snapshot: type[Snapshot],
     for_each_part: Callable[..., Any],
+    choose: Callable[..., Any],
     recoverable: bool,
 ) -> Any:
-    """Run the passes of one SAM step: `step` in the ascent phase and again, on the perturbed weights.
+    """Run the passes of one step of a SAM optimizer, as many as it takes.
 
     Statistics and metrics end where the first pass left them. If a pass fails, everything goes back to the start.
 
@@ -41,6 +43,7 @@ def sam_step(
         snapshot: The backend's kind of snapshot, which may hold its random state too.
         for_each_part: `for_each_part(run, data, splits)` calls `run(part, index, share)` for each part of the
             batch, in turn, and returns the last result.
+        choose: `choose(condition, yes, no)` calls one of two functions and returns its result.
         recoverable: Whether variables can be put back if a pass fails: not while a graph is traced.
     """
     optimizer = model.optimizer
@@ -49,7 +52,7 @@ def sam_step(
 
     def two_passes(data: Any, start: Snapshot, descent: str) -> Any:
         optimizer.phase = "ascent"
-        logs = step(data)
+        logs = step(beginning(data, optimizer.ascent_fraction))
         after_first_pass = snapshot(variables)
         start.put_back()  # statistics and random state, so that the second pass draws the same random numbers
         optimizer.phase = descent
@@ -57,18 +60,32 @@ def sam_step(
         after_first_pass.put_back()
         return logs
 
+    def climb_and_descend() -> Any:
+        if not optimizer.ascent_needs_gradient:
+            optimizer.first_step(None, model.trainable_variables)
+            optimizer.phase = "descent"
+            return step(data)
+        if optimizer.num_batch_splits is None:
+            return two_passes(data, start, "descent")
+
+        def run(part: Any, index: int, share: Any) -> Any:
+            optimizer.part = index, share
+            return two_passes(part, snapshot(variables), "collect")
+
+        logs = for_each_part(run, data, optimizer.num_batch_splits)
+        optimizer.apply_collected()
+        return logs
+
+    def single_pass() -> Any:
+        optimizer.phase = "single"
+        return step(data)
+
     undo_if_skipped = _guard(model) if optimizer.loss_scaler is not None else None
     try:
-        if optimizer.num_batch_splits is None:
-            logs = two_passes(data, start, "descent")
+        if optimizer.interval == 1:
+            logs = climb_and_descend()
         else:
-
-            def run(part: Any, index: int, share: Any) -> Any:
-                optimizer.part = index, share
-                return two_passes(part, snapshot(variables), "collect")
-
-            logs = for_each_part(run, data, optimizer.num_batch_splits)
-            optimizer.apply_collected()
+            logs = choose(optimizer.is_ascent_step(), climb_and_descend, single_pass)
     except BaseException:
         if recoverable:
             optimizer.restore()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def first(data: Any) -> Any:
@@ -25,6 +26,16 @@ def bounds(index: int, size: Any, parts: int) -> tuple[Any, Any]:
 def between(data: Any, begin: Any, end: Any) -> Any:
     """The samples from `begin` to `end`."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[begin:end], data)
+
+
+def beginning(data: Any, fraction: float) -> Any:
+    """The first samples of a batch, at least one: this fraction of it, rounded."""
+    if fraction == 1.0:
+        return data
+    size = ops.shape(first(data))[0]
+    if isinstance(size, int):
+        return between(data, 0, max(1, round(fraction * size)))
+    return between(data, 0, ops.maximum(1, ops.cast(ops.round(fraction * ops.cast(size, "float32")), "int32")))
 
 
 def split(data: Any, parts: int) -> Iterator[tuple[Any, float]]:

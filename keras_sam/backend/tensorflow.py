@@ -1,11 +1,10 @@
 """TensorFlow: variables change in place, through the distribution strategy when there is one."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
@@ -47,16 +46,17 @@ def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
     tf.__internal__.distribute.interim.maybe_merge_call(update, tf.distribute.get_strategy(), native, list(values))
 
 
-def global_norm(tensors: Iterable[Any]) -> Any:
-    """Euclidean norm over all elements of all tensors."""
-    return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
+def share(gradient: Any) -> Any:
+    """This replica's part of a gradient that is the sum over all, for the base optimizer to sum again."""
+    return gradient / tf.distribute.get_strategy().num_replicas_in_sync if _in_distributed_replica() else gradient
 
 
 def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
     # Keras leaves building to the first call here; what the passes change must be known before it.
     model._symbolic_build(data_batch=data)
-    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=tf.executing_eagerly())
+    recoverable = tf.executing_eagerly()
+    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, _choose, recoverable)
 
 
 class _Snapshot(memory.Snapshot):
@@ -68,6 +68,16 @@ class _Snapshot(memory.Snapshot):
         else:
             generator = global_seed_generator()
         super().__init__(variables if generator is None else [*variables, generator.state])
+
+
+def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    if _in_distributed_replica():
+        raise ValueError(
+            "TensorFlow cannot choose between passes under a distribution strategy: `fit` takes no `interval` there. "
+            "Save passes with `ascent_fraction` or `MSAMOptimizer`, or write a loop that chooses: `first_step` and "
+            "`second_step` in one `strategy.run`, `single_step` in another."
+        )
+    return tf.cond(condition, yes, no)
 
 
 def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:

@@ -1,10 +1,9 @@
 """PyTorch: variables change in place; draws without a Keras seed come from torch's global generators."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from keras import ops
 from keras.src.random.seed_generator import global_seed_generator
 
 from keras_sam.backend import memory, parts
@@ -26,13 +25,13 @@ def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
         variable.assign(value)
 
 
-def global_norm(tensors: Iterable[Any]) -> Any:
-    """Euclidean norm over all elements of all tensors."""
-    return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
+def share(gradient: Any) -> Any:
+    """The gradient itself, as nothing will sum it over replicas."""
+    return gradient
 
 
 def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run the passes of one SAM step: `step` in the ascent phase and again in the descent phase."""
+    """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_world_size() > 1:
         raise RuntimeError(
@@ -40,7 +39,7 @@ def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
             "the loop: wrap the model in `torch.nn.parallel.DistributedDataParallel` and call `first_step` and "
             "`second_step` with its gradients."
         )
-    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, recoverable=True)
+    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, _choose, recoverable=True)
 
 
 class _Snapshot(memory.Snapshot):
@@ -58,6 +57,10 @@ class _Snapshot(memory.Snapshot):
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)
+
+
+def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    return yes() if bool(condition) else no()
 
 
 def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:

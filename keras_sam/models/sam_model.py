@@ -56,7 +56,7 @@ class SAMModel:
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Update and return the metrics; the second pass only returns them."""
-        if getattr(self.optimizer, "phase", None) in ("collect", "descent"):
+        if getattr(self.optimizer, "in_second_pass", False):
             return self.get_metrics_result()  # type: ignore[attr-defined, no-any-return]
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)  # type: ignore[misc, no-any-return]
 

@@ -1,5 +1,23 @@
 """The SAM optimizers, one algorithm a file."""
 
+from keras_sam.optimizers.asam import ASAMOptimizer
+from keras_sam.optimizers.friendly_sam import FriendlySAMOptimizer
+from keras_sam.optimizers.gsam import GSAMOptimizer
+from keras_sam.optimizers.looksam import LookSAMOptimizer
+from keras_sam.optimizers.msam import MSAMOptimizer
+from keras_sam.optimizers.rho_schedule import RhoSchedule
 from keras_sam.optimizers.sam import SAMOptimizer
+from keras_sam.optimizers.vasso import VaSSOOptimizer
+from keras_sam.optimizers.wsam import WSAMOptimizer
 
-__all__ = ["SAMOptimizer"]
+__all__ = [
+    "ASAMOptimizer",
+    "FriendlySAMOptimizer",
+    "GSAMOptimizer",
+    "LookSAMOptimizer",
+    "MSAMOptimizer",
+    "RhoSchedule",
+    "SAMOptimizer",
+    "VaSSOOptimizer",
+    "WSAMOptimizer",
+]

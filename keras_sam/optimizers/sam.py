@@ -1,19 +1,21 @@
 """SAM: climb to the worst point within `rho` of the weights, and descend with the gradient found there."""
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import keras
 from keras import ops
 
 from keras_sam import backend
+from keras_sam.optimizers import arguments
 from keras_sam.optimizers.gradient_mean import GradientMean
+from keras_sam.optimizers.products import global_norm
+from keras_sam.optimizers.stateless import StatelessSteps
 from keras_sam.optimizers.wrapper import WrapperOptimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class SAMOptimizer(WrapperOptimizer):
+class SAMOptimizer(StatelessSteps, WrapperOptimizer):
     r"""Sharpness-Aware Minimization around any Keras optimizer.
 
     One step takes two gradients of the same batch. The *ascent* pass finds the perturbation
@@ -50,11 +52,21 @@ class SAMOptimizer(WrapperOptimizer):
             weighted by samples. With `None` or 1 the whole batch has one perturbation. Smaller parts
             generalize better in the paper and need less memory for activations, but one more copy of
             the weights for the mean.
+        perturb: A regular expression, or a list of them, that is searched for in the variables' paths: only
+            variables that match are perturbed, and only they count in the norm. `r"(gamma|beta)$"` is
+            SAM-ON (arXiv 2306.04226). With `None`, all are.
+        interval: Climb on every `interval`-th step only, and take plain steps of the base optimizer between. A
+            step then costs 1 + 1/interval gradient passes on average. `SAMModel` does that; in a
+            hand-written loop ask `is_ascent_step()`.
+        ascent_fraction: Share of each batch that the ascent pass of a `SAMModel` sees, from its first samples
+            on, at least one; above 0, at most 1. A step then costs 1 + ascent_fraction gradient passes. The reported
+            loss, metrics and batch-norm statistics are of that share, as they come from the ascent pass.
         name: Name of the optimizer and prefix of its variables.
 
     Raises:
         ValueError: if an argument is out of its range, if the base optimizer is itself a SAM
-            optimizer, or if an argument of the base optimizer, such as `clipnorm`, is given here.
+            optimizer, or if an argument of the base optimizer, such as `clipnorm`, is given here; when the
+            optimizer is built, if a pattern of `perturb` matches no variable.
 
     Example:
     >>> import keras, keras_sam, numpy as np
@@ -74,6 +86,10 @@ class SAMOptimizer(WrapperOptimizer):
         Generalization](https://arxiv.org/abs/2010.01412)
     """
 
+    ascent_needs_gradient: ClassVar[bool] = True
+    # Arguments of this class that a subclass has no use for, with the reason.
+    refused: ClassVar[Mapping[str, str]] = {}
+
     def __init__(
         self,
         base_optimizer: Any,
@@ -81,16 +97,31 @@ class SAMOptimizer(WrapperOptimizer):
         adaptive: bool = False,
         epsilon: float = 1e-12,
         num_batch_splits: int | None = None,
+        perturb: str | Sequence[str] | None = None,
+        interval: int = 1,
+        ascent_fraction: float = 1.0,
         name: str = "sam",
         **kwargs: Any,
     ) -> None:
         super().__init__(base_optimizer, name, **kwargs)
-        self._rho = _radius(rho)
+        self._rho = arguments.radius(rho)
         self.adaptive = bool(adaptive)
-        self.epsilon = _positive("epsilon", epsilon)
-        self.num_batch_splits = _splits(num_batch_splits)
+        self.epsilon = arguments.number("epsilon", epsilon, lambda value: value > 0, "a positive float")
+        self.num_batch_splits = arguments.splits(num_batch_splits)
+        self.perturb = arguments.patterns(perturb)
+        self.interval = arguments.positive_integer("interval", interval)
+        self.ascent_fraction = arguments.number(
+            "ascent_fraction", ascent_fraction, lambda value: 0 < value <= 1, "a float above 0 and at most 1"
+        )
+        usual = {"adaptive": False, "num_batch_splits": None, "interval": 1, "ascent_fraction": 1.0}
+        for argument, why in self.refused.items():
+            if getattr(self, argument) != usual[argument]:
+                raise ValueError(
+                    f"{type(self).__name__} takes no `{argument}`: {why} "
+                    f"Received: {argument}={getattr(self, argument)!r}"
+                )
         # Set by the training step: what `apply` does with a gradient, and of which part of the batch it is.
-        self.phase: Literal["ascent", "collect", "descent"] | None = None
+        self.phase: Literal["ascent", "collect", "descent", "single"] | None = None
         self.part: tuple[int, Any] = (0, 1.0)  # index, share of the samples
         self._perturbed = False
 
@@ -101,18 +132,20 @@ class SAMOptimizer(WrapperOptimizer):
 
     # The two steps.
 
-    def first_step(self, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+    def first_step(self, gradients: Sequence[Any] | None, trainable_variables: Sequence[Any] | None = None) -> None:
         """Climb: perturb the weights along the gradient at the current weights.
 
         Args:
             gradients: One tensor for each variable, of its shape, or `None` where the loss does
-                not depend on it; such a variable stays where it is.
+                not depend on it; such a variable stays where it is. For an algorithm that climbs without a
+                gradient, such as `MSAMOptimizer`, `None` in place of the list.
             trainable_variables: The variables, in the order of `gradients`. Defaults to those that
                 the optimizer was built with.
 
         Raises:
             RuntimeError: if the weights are perturbed already.
-            ValueError: if the number of gradients is not that of the variables.
+            ValueError: if the number of gradients is not that of the variables, or if a list is given where the
+                algorithm needs none, or none where it needs one.
 
         Example:
         >>> import keras, keras_sam
@@ -129,6 +162,16 @@ class SAMOptimizer(WrapperOptimizer):
             raise RuntimeError(
                 "`first_step` was called on weights that are perturbed already. Call `second_step` first, or "
                 "`restore()` to give up the step that was begun (after an exception between the two steps)."
+            )
+        if (gradients is not None) != self.ascent_needs_gradient:
+            raise ValueError(
+                f"{type(self).__name__} climbs "
+                + (
+                    "along a gradient: pass one tensor (or None) for each variable. Received: gradients=None"
+                    if self.ascent_needs_gradient
+                    else "without a gradient: call `first_step(None, trainable_variables)`, and save its computation. "
+                    f"Received: {len(gradients or ())} gradients."
+                )
             )
         self._climb(gradients, self._resolve(gradients, trainable_variables))
         self._perturbed = True
@@ -152,7 +195,32 @@ class SAMOptimizer(WrapperOptimizer):
             )
         variables = self._resolve(gradients, trainable_variables)
         self.restore()
-        self.base_optimizer.apply(gradients, variables)
+        self.base_optimizer.apply(self.descent_gradients(gradients, variables), variables)
+
+    def single_step(self, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """Update the weights with one gradient, at the weights themselves: a step between those that climb.
+
+        Args:
+            gradients: One tensor for each variable, of its shape, or `None`.
+            trainable_variables: The variables, in the order of `gradients`. Defaults to those that
+                the optimizer was built with.
+
+        Raises:
+            RuntimeError: if the weights are perturbed.
+            ValueError: if the number of gradients is not that of the variables.
+        """
+        if self._perturbed:
+            raise RuntimeError("`single_step` was called on weights that are perturbed. Call `second_step` first.")
+        variables = self._resolve(gradients, trainable_variables)
+        self.base_optimizer.apply(self.single_gradients(gradients, variables), variables)
+
+    def is_ascent_step(self) -> Any:
+        """Whether the coming step climbs, as the base optimizer's iteration is a multiple of `interval`.
+
+        A boolean tensor, or `True` if every step does. In a hand-written loop: where it holds, `first_step` and
+        `second_step`, else `single_step`.
+        """
+        return True if self.interval == 1 else ops.equal(self.iterations % self.interval, 0)
 
     def restore(self) -> None:
         """Take the perturbation back without a step: what to call if a step fails between its two halves.
@@ -163,60 +231,17 @@ class SAMOptimizer(WrapperOptimizer):
             self._descend()
             self._perturbed = False
 
-    def stateless_first_step(
-        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
-        """`first_step` as a pure function, for `jax.jit`.
-
-        Args:
-            optimizer_variables: Values of `optimizer.variables`.
-            grads: One tensor, or `None`, for each trainable variable.
-            trainable_variables: Values of the variables that the optimizer was built with.
-
-        Returns:
-            `(trainable_variables, optimizer_variables)`: the perturbed weights and the new state.
-
-        Raises:
-            RuntimeError: on another backend than JAX.
-            ValueError: if the optimizer is not built, or a list has the wrong length.
-        """
-        self._check_stateless(optimizer_variables, grads, trainable_variables)
-        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
-            self._climb(grads, self._trainable_variables)
-        return _current(scope, self._trainable_variables), _current(scope, self.variables)
-
-    def stateless_second_step(
-        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
-        """`second_step` as a pure function, for `jax.jit`.
-
-        Args:
-            optimizer_variables: Values of `optimizer.variables`, as `stateless_first_step` left them.
-            grads: One tensor, or `None`, for each trainable variable.
-            trainable_variables: The perturbed weights that `stateless_first_step` returned.
-
-        Returns:
-            `(trainable_variables, optimizer_variables)` after the base optimizer's step.
-
-        Raises:
-            RuntimeError: on another backend than JAX.
-            ValueError: if the optimizer is not built, or a list has the wrong length.
-        """
-        self._check_stateless(optimizer_variables, grads, trainable_variables)
-        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
-            self._descend()
-        # Not inside the scope: the loss scaler's `cond` would leak what it assigns there.
-        weights, base_variables = self.base_optimizer.stateless_apply(
-            _current(scope, self.base_optimizer.variables), grads, _current(scope, self._trainable_variables)
-        )
-        return weights, base_variables + _current(scope, self._variables)
-
     # The same through Keras's own names, for a training step that is run twice.
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """`first_step` in the ascent phase, `second_step` in the descent phase, refused in neither."""
+        """`first_step` in the ascent phase, `second_step` in the descent phase, refused in none."""
         self._check_phase()
-        steps = {"ascent": self.first_step, "collect": self.collect, "descent": self.second_step}
+        steps = {
+            "ascent": self.first_step,
+            "collect": self.collect,
+            "descent": self.second_step,
+            "single": self.single_step,
+        }
         steps[str(self.phase)](grads, trainable_variables)
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:
@@ -224,18 +249,6 @@ class SAMOptimizer(WrapperOptimizer):
         gradients, variables = zip(*grads_and_vars, strict=True)
         self.apply(gradients, variables)
         return self.iterations
-
-    def stateless_apply(
-        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
-        """`stateless_first_step` in the ascent phase, `stateless_second_step` in the descent phase."""
-        self._check_phase()
-        steps = {
-            "ascent": self.stateless_first_step,
-            "collect": self.stateless_collect,
-            "descent": self.stateless_second_step,
-        }
-        return steps[str(self.phase)](optimizer_variables, grads, trainable_variables)
 
     def _check_phase(self) -> None:
         if self.phase is None:
@@ -246,44 +259,89 @@ class SAMOptimizer(WrapperOptimizer):
                 "gradients at the weights, then `second_step` with those at the perturbed weights."
             )
 
-    # What the algorithm is made of.
+    @property
+    def in_second_pass(self) -> bool:
+        """Whether the batch has been through the model once already in this step."""
+        return self.ascent_needs_gradient and self.phase in ("collect", "descent")
 
-    def perturbation(self, gradients: list[Any], weights: list[Any]) -> Iterator[Any]:
-        """Yield the perturbation of each of `weights` for its gradient; all are float32, or all float64."""
-        pairs = list(zip(gradients, weights, strict=True))
-        norm = backend.global_norm(ops.abs(w) * g if self.adaptive else g for g, w in pairs)
-        scale = self._current_rho(norm.dtype) / (norm + self.epsilon)
-        # An overflow must not reach the weights: NaN - NaN would never leave them.
-        finite = ops.isfinite(norm)
-        for g, w in pairs:
-            direction = ops.square(w) * g if self.adaptive else g
-            yield ops.where(finite, scale * direction, 0.0)
+    # What an algorithm is made of: others override some of these. Gradients are keyed by the index of their variable,
+    # dense, summed over replicas, and in float32 or wider; lists of gradients are as a training loop gives them.
+
+    def remember(self, gradients: Mapping[int, Any]) -> None:
+        """Keep what the descent needs of the ascent gradients."""
+
+    def ascent_directions(self, gradients: Mapping[int, Any]) -> Mapping[int, Any]:
+        """The direction in which to climb, given the gradients of the variables that are to be perturbed."""
+        return gradients
+
+    def ascent_scale(self, variable: Any, weight: Any) -> Any:
+        """The factor T of the size of a weight, by which the neighbourhood is scaled; `None` for 1."""
+        return ops.abs(weight) if self.adaptive else None
+
+    def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
+        """What the base optimizer receives, given the gradients at the perturbed weights; these are restored."""
+        return gradients
+
+    def single_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
+        """What the base optimizer receives in a step that does not climb."""
+        return gradients
+
+    def known(self, gradients: Sequence[Any], variables: Sequence[Any]) -> dict[int, Any]:
+        """The gradients that are not `None`, keyed by the index of their variable, for computing with them."""
+        dense = zip(variables, backend.synchronize(gradients), strict=True)
+        return {
+            self._get_variable_index(v): ops.cast(g, self._working_dtype)
+            for v, g in dense
+            if g is not None and not self._overwrite_variable_with_gradient(v)
+        }
+
+    def shares(self, known: Mapping[int, Any], gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """The inverse of `known`: one for each of `gradients`, for the base optimizer to sum over replicas again."""
+        indices = [self._get_variable_index(v) for v in variables]
+        return [
+            ops.cast(backend.share(known[i]), g.dtype) if g is not None and i in known else g
+            for i, g in zip(indices, gradients, strict=True)
+        ]
+
+    def unscaled(self, gradients: Mapping[int, Any]) -> Mapping[int, Any]:
+        """Gradients without the loss scale, which changes from step to step."""
+        scale = self.scale_loss(1.0)
+        return gradients if isinstance(scale, float) and scale == 1.0 else {i: g / scale for i, g in gradients.items()}
+
+    # The two steps' own parts.
 
     def _current_rho(self, dtype: Any) -> Any:
         if isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule):
             return ops.cast(self.rho(self.iterations), dtype)
         return self.rho
 
-    def _climb(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
-        """Perturb `variables`; every slot receives the displacement that was applied, zero where there is none."""
-        gradients = backend.synchronize(gradients)
-        known = {self._get_variable_index(v): g for v, g in zip(variables, gradients, strict=True) if g is not None}
-        slots = {i: slot for i, slot in enumerate(self.perturbations) if slot is not None}
-        moving = [i for i in slots if i in known]
-        resting = [slots[i] for i in slots if i not in known]
+    def _climb(self, gradients: Sequence[Any] | None, variables: Sequence[Any]) -> None:
+        """Find the directions and perturb the weights."""
+        known = self.known(gradients or [None] * len(variables), variables)
+        self.remember(known)
+        moving = {i: g for i, g in known.items() if self.perturbations[i] is not None}
+        self._displace(self.ascent_directions(moving))
+
+    def _displace(self, directions: Mapping[int, Any]) -> None:
+        """Perturb the weights; every slot receives the displacement that was applied, zero where there is none."""
+        resting = [slot for i, slot in enumerate(self.perturbations) if slot is not None and i not in directions]
         backend.assign(resting, [ops.zeros_like(value) for value in backend.values(resting)])
-        if not moving:
+        if not directions:
             return
-        variables = [self._trainable_variables[i] for i in moving]
-        weights = backend.values(variables)
-        dtype = _working_dtype(weights)
-        wide = [ops.cast(w, dtype) for w in weights]
-        perturbation = self.perturbation([ops.cast(known[i], dtype) for i in moving], wide)
+        variables = [self._trainable_variables[i] for i in directions]
+        weights = [ops.cast(w, self._working_dtype) for w in backend.values(variables)]
+        scales = [self.ascent_scale(v, w) for v, w in zip(variables, weights, strict=True)]
+        pairs = list(zip(directions.values(), scales, strict=True))
+        norm = global_norm(d if t is None else t * d for d, t in pairs)
+        length = self._current_rho(norm.dtype) / (norm + self.epsilon)
+        # An overflow must not reach the weights: NaN - NaN would never leave them.
+        finite = ops.isfinite(norm)
         # One variable at a time, so that no second copy of the weights is needed.
-        for i, variable, w, e in zip(moving, variables, wide, perturbation, strict=True):
+        for i, variable, w, (d, t) in zip(directions, variables, weights, pairs, strict=True):
+            e = ops.where(finite, length * (d if t is None else ops.square(t) * d), 0.0)
             # `w + e` is rounded: only what was really added leads back to `w`.
-            applied = ops.cast(ops.cast(w + e, variable.dtype), dtype) - w
-            backend.assign([slots[i], variable], [applied, ops.cast(w + applied, variable.dtype)])
+            applied = ops.cast(ops.cast(w + e, variable.dtype), w.dtype) - w
+            backend.assign([self.perturbations[i], variable], [applied, ops.cast(w + applied, variable.dtype)])
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""
@@ -291,19 +349,6 @@ class SAMOptimizer(WrapperOptimizer):
             if slot is not None:
                 w, e = backend.values([variable, slot])
                 backend.assign([variable], [ops.cast(ops.cast(w, e.dtype) - e, w.dtype)])
-
-    def _perturbation_slot(self, variable: Any) -> Any:
-        """A slot of the variable's dtype, or float32 for half precision: only then subtraction leads back exactly."""
-        if self._overwrite_variable_with_gradient(variable):
-            return None
-        if keras.backend.standardize_dtype(variable.dtype) not in ("float16", "bfloat16"):
-            return self.add_variable_from_reference(variable, name="perturbation")
-        return self.add_variable(
-            shape=variable.shape,
-            dtype="float32",
-            layout=getattr(variable, "_layout", None),
-            name=f"{variable.path.replace('/', '_')}_perturbation",
-        )
 
     # A batch in several parts: each is collected in place of a second step, and a single step ends them all.
 
@@ -315,44 +360,30 @@ class SAMOptimizer(WrapperOptimizer):
 
     def apply_collected(self) -> None:
         """Take the base optimizer's step on the mean over the parts."""
-        self.base_optimizer.apply(self.gradient_mean.values(), self._trainable_variables)
-
-    def stateless_collect(
-        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
-        """`collect` as a pure function."""
-        self._check_stateless(optimizer_variables, grads, trainable_variables)
-        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
-            self._descend()
-            self._add_to_mean(grads, self._trainable_variables)
-        return _current(scope, self._trainable_variables), _current(scope, self.variables)
-
-    def stateless_apply_collected(
-        self, optimizer_variables: Sequence[Any], trainable_variables: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
-        """`apply_collected` as a pure function."""
-        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
-            gradients = self.gradient_mean.values()
-        weights, base_variables = self.base_optimizer.stateless_apply(
-            _current(scope, self.base_optimizer.variables), gradients, trainable_variables
-        )
-        return weights, base_variables + _current(scope, self._variables)
+        self.base_optimizer.apply(self.gradient_mean.means(), self._trainable_variables)
 
     def _add_to_mean(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         index, share = self.part
-        dense = zip(backend.synchronize(gradients), variables, strict=True)
-        known = {self._get_variable_index(v): g for g, v in dense if g is not None}
-        self.gradient_mean.add(known, share, first=index == 0)
+        gradients = self.descent_gradients(gradients, variables)
+        self.gradient_mean.add(self.known(gradients, variables), share, first=index == 0)
 
     # State.
 
     def build_slots(self, variables: list[Any]) -> None:
-        """Create a slot for the perturbation of each variable."""
-        self.perturbations = [self._perturbation_slot(v) for v in variables]
+        """Create a slot for the perturbation of each variable that may be perturbed."""
+        # Half precision is too coarse for a norm over a network.
+        wide = any(keras.backend.standardize_dtype(v.dtype) == "float64" for v in variables)
+        self._working_dtype = "float64" if wide else "float32"
+        moves = [True] * len(variables)
+        if self.perturb is not None:
+            moves = arguments.matching(self.perturb, [v.path for v in variables])
+        self.perturbations = [
+            self.add_slot(v, "perturbation") if moved else None for v, moved in zip(variables, moves, strict=True)
+        ]
         if self.num_batch_splits is not None:
             self.gradient_mean = GradientMean(self, variables)
 
-    def _resolve(self, gradients: Sequence[Any], variables: Sequence[Any] | None) -> list[Any]:
+    def _resolve(self, gradients: Sequence[Any] | None, variables: Sequence[Any] | None) -> list[Any]:
         """The variables of a step, after building the optimizer for them or checking that it knows them."""
         if variables is None and not self.built:
             raise ValueError(
@@ -360,7 +391,7 @@ class SAMOptimizer(WrapperOptimizer):
                 "`optimizer.build(trainable_variables)` first."
             )
         variables = list(self._trainable_variables if variables is None else variables)
-        if len(gradients) != len(variables):
+        if gradients is not None and len(gradients) != len(variables):
             raise ValueError(
                 "There must be one gradient (or None) for each trainable variable. "
                 f"Received: {len(gradients)} gradients for {len(variables)} variables."
@@ -371,30 +402,6 @@ class SAMOptimizer(WrapperOptimizer):
         self._check_variables_are_known(variables)
         return variables
 
-    def _check_stateless(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> None:
-        if keras.backend.backend() != "jax":
-            raise RuntimeError(
-                "Stateless steps are for the JAX backend; call `first_step` and `second_step` instead. "
-                f"Received: backend {keras.backend.backend()!r}."
-            )
-        if not self.built:
-            raise ValueError("Call `optimizer.build(trainable_variables)` before a stateless step.")
-        for what, given, expected in (
-            ("optimizer_variables", optimizer_variables, self.variables),
-            ("grads", grads, self._trainable_variables),
-            ("trainable_variables", trainable_variables, self._trainable_variables),
-        ):
-            if len(given) != len(expected):
-                raise ValueError(
-                    f"`{what}` must have one entry for each of the {len(expected)} variables. "
-                    f"Received: {len(given)} entries."
-                )
-
-    def _stateless_scope(self, optimizer_variables: Any, trainable_variables: Any) -> keras.StatelessScope:
-        variables = [*self._trainable_variables, *self.variables]
-        values = [*trainable_variables, *optimizer_variables]
-        return keras.StatelessScope(state_mapping=zip(variables, values, strict=True))
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""
         schedule = isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule)
@@ -404,6 +411,9 @@ class SAMOptimizer(WrapperOptimizer):
             "adaptive": self.adaptive,
             "epsilon": self.epsilon,
             "num_batch_splits": self.num_batch_splits,
+            "perturb": self.perturb,
+            "interval": self.interval,
+            "ascent_fraction": self.ascent_fraction,
             "name": self.name,
         }
 
@@ -415,34 +425,3 @@ class SAMOptimizer(WrapperOptimizer):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
         return cls(**config)
-
-
-def _radius(rho: Any) -> Any:
-    if isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
-        return rho
-    if isinstance(rho, bool) or not isinstance(rho, float | int) or not 0 <= rho < math.inf:
-        raise ValueError(
-            f"`rho` must be a float >= 0 or a `keras.optimizers.schedules.LearningRateSchedule`. Received: rho={rho!r}"
-        )
-    return float(rho)
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < math.inf:
-        raise ValueError(f"`{name}` must be a positive float. Received: {name}={value!r}")
-    return float(value)
-
-
-def _splits(number: Any) -> int | None:
-    if number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 1):
-        return None if number == 1 else number
-    raise ValueError(f"`num_batch_splits` must be an integer >= 1 or None. Received: num_batch_splits={number!r}")
-
-
-def _working_dtype(tensors: list[Any]) -> str:
-    """float32, or float64 if any tensor has it: half precision is too coarse for a norm over a network."""
-    return "float64" if any(keras.backend.standardize_dtype(t.dtype) == "float64" for t in tensors) else "float32"
-
-
-def _current(scope: keras.StatelessScope, variables: Sequence[Any]) -> list[Any]:
-    return [scope.get_current_value(v) for v in variables]

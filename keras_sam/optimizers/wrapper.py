@@ -7,30 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-
-class SeenThrough:
-    """A descriptor that reads and writes the attribute of the same name on the innermost optimizer.
-
-    Writes are ignored until the base optimizer is set: Keras's constructor fills these
-    attributes with its own defaults, which say nothing about the base optimizer.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
-        return self if optimizer is None else getattr(optimizer.inner_optimizer, self.name)
-
-    def __set__(self, optimizer: Any, value: Any) -> None:
-        if "base_optimizer" in vars(optimizer):
-            setattr(optimizer.inner_optimizer, self.name, value)
-
-
-def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer that updates the weights, below any `LossScaleOptimizer`."""
-    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
+from keras_sam.optimizers import arguments
+from keras_sam.optimizers.seen_through import SeenThrough
 
 
 class WrapperOptimizer(keras.optimizers.Optimizer):
@@ -64,7 +42,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         # The iteration and the learning rate are the base optimizer's; these two would never change.
         self._untrack_variable(self._iterations)
         self._untrack_variable(self._learning_rate)
-        self.base_optimizer = _optimizer(base_optimizer)
+        self.base_optimizer = arguments.base_optimizer(base_optimizer, wrapper=WrapperOptimizer)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Build the base optimizer, and the slots that a subclass creates in `build_slots`.
@@ -84,6 +62,18 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         self.build_slots(variables)
         self.built = True
 
+    def add_slot(self, variable: Any, name: str) -> Any:
+        """A variable of the optimizer's own for `variable`: like it, but float32 for half precision.
+
+        `None` for a variable whose gradient is its new value, as those of quantized training, which must be let alone.
+        """
+        if self._overwrite_variable_with_gradient(variable):
+            return None
+        if keras.backend.standardize_dtype(variable.dtype) not in ("float16", "bfloat16"):
+            return self.add_variable_from_reference(variable, name=name)
+        layout, path = getattr(variable, "_layout", None), variable.path.replace("/", "_")
+        return self.add_variable(shape=variable.shape, dtype="float32", layout=layout, name=f"{path}_{name}")
+
     def build_slots(self, variables: list[Any]) -> None:
         """Create the optimizer's own variables."""
 
@@ -99,7 +89,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     @property
     def inner_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that updates the weights, under the name by which Keras callbacks look for it."""
-        return innermost(self.base_optimizer)
+        return arguments.innermost(self.base_optimizer)
 
     @property
     def loss_scaler(self) -> keras.optimizers.LossScaleOptimizer | None:
@@ -148,24 +138,3 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             return
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
-
-
-_HINT = (
-    "`base_optimizer` must be a Keras optimizer, its name or its config, such as `keras.optimizers.SGD(0.1)` "
-    "or 'sgd'. Received: base_optimizer={!r}"
-)
-
-
-def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
-    try:
-        optimizer = keras.optimizers.get(identifier)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(_HINT.format(identifier)) from error
-    if optimizer is None:
-        raise ValueError(_HINT.format(identifier))
-    if isinstance(innermost(optimizer), WrapperOptimizer):
-        raise ValueError(
-            "A SAM optimizer cannot wrap another: each would perturb the other's gradients. "
-            f"Pass the inner one's base optimizer. Received: base_optimizer={identifier}"
-        )
-    return optimizer

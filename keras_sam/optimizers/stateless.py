@@ -1,0 +1,118 @@
+"""The steps as pure functions of the optimizer's variables, for `jax.jit`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+Values = Sequence[Any]
+Result = tuple[list[Any], list[Any]]
+
+
+class StatelessSteps:
+    """What `SAMOptimizer` does to variables in place, done to their values. For the JAX backend only.
+
+    Every method takes `optimizer_variables`, the values of `optimizer.variables`; `grads`, one tensor or `None` for
+    each trainable variable; and `trainable_variables`, the values of the variables that it was built with. It returns
+    `(trainable_variables, optimizer_variables)`. It raises `RuntimeError` on another backend, and
+    `ValueError` if the optimizer is not built or a list has the wrong length.
+    """
+
+    def stateless_first_step(
+        self: Any, optimizer_variables: Values, grads: Values | None, trainable_variables: Values
+    ) -> Result:
+        """`first_step`: returns the perturbed weights and the new state."""
+        self._check_stateless(optimizer_variables, grads, trainable_variables)
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            self._climb(grads, self._trainable_variables)
+        return _current(scope, self._trainable_variables), _current(scope, self.variables)
+
+    def stateless_second_step(
+        self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values
+    ) -> Result:
+        """`second_step`, from the weights and the state that `stateless_first_step` returned."""
+        self._check_stateless(optimizer_variables, grads, trainable_variables)
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            self._descend()
+            grads = self.descent_gradients(grads, self._trainable_variables)
+        result: Result = self._stateless_base_step(scope, grads)
+        return result
+
+    def stateless_single_step(
+        self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values
+    ) -> Result:
+        """`single_step`."""
+        self._check_stateless(optimizer_variables, grads, trainable_variables)
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            grads = self.single_gradients(grads, self._trainable_variables)
+        result: Result = self._stateless_base_step(scope, grads)
+        return result
+
+    def stateless_is_ascent_step(self: Any, optimizer_variables: Values) -> Any:
+        """`is_ascent_step`, a boolean tensor."""
+        with keras.StatelessScope(state_mapping=zip(self.variables, optimizer_variables, strict=True)):
+            return self.is_ascent_step()
+
+    def stateless_apply(self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values) -> Result:
+        """The stateless step of the current phase."""
+        self._check_phase()
+        steps = {
+            "ascent": self.stateless_first_step,
+            "collect": self.stateless_collect,
+            "descent": self.stateless_second_step,
+            "single": self.stateless_single_step,
+        }
+        result: Result = steps[self.phase](optimizer_variables, grads, trainable_variables)
+        return result
+
+    def stateless_collect(self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values) -> Result:
+        """`collect`."""
+        self._check_stateless(optimizer_variables, grads, trainable_variables)
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            self._descend()
+            self._add_to_mean(grads, self._trainable_variables)
+        return _current(scope, self._trainable_variables), _current(scope, self.variables)
+
+    def stateless_apply_collected(self: Any, optimizer_variables: Values, trainable_variables: Values) -> Result:
+        """`apply_collected`."""
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            gradients = self.gradient_mean.means()
+        result: Result = self._stateless_base_step(scope, gradients)
+        return result
+
+    def _stateless_base_step(self: Any, scope: keras.StatelessScope, grads: Values) -> Result:
+        """The base optimizer's step on what `scope` holds, but outside it: its loss scaler's `cond` would leak."""
+        weights, base_variables = self.base_optimizer.stateless_apply(
+            _current(scope, self.base_optimizer.variables), grads, _current(scope, self._trainable_variables)
+        )
+        return weights, base_variables + _current(scope, self._variables)
+
+    def _check_stateless(
+        self: Any, optimizer_variables: Values, grads: Values | None, trainable_variables: Values
+    ) -> None:
+        if keras.backend.backend() != "jax":
+            raise RuntimeError(
+                "Stateless steps are for the JAX backend; call `first_step` and `second_step` instead. "
+                f"Received: backend {keras.backend.backend()!r}."
+            )
+        if not self.built:
+            raise ValueError("Call `optimizer.build(trainable_variables)` before a stateless step.")
+        for what, given, expected in (
+            ("optimizer_variables", optimizer_variables, self.variables),
+            ("grads", trainable_variables if grads is None else grads, self._trainable_variables),
+            ("trainable_variables", trainable_variables, self._trainable_variables),
+        ):
+            if len(given) != len(expected):
+                raise ValueError(
+                    f"`{what}` must have one entry for each of the {len(expected)} variables. "
+                    f"Received: {len(given)} entries."
+                )
+
+    def _stateless_scope(self: Any, optimizer_variables: Any, trainable_variables: Any) -> keras.StatelessScope:
+        variables = [*self._trainable_variables, *self.variables]
+        values = [*trainable_variables, *optimizer_variables]
+        return keras.StatelessScope(state_mapping=zip(variables, values, strict=True))
+
+
+def _current(scope: keras.StatelessScope, variables: Sequence[Any]) -> list[Any]:
+    return [scope.get_current_value(v) for v in variables]
