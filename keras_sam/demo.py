@@ -21,6 +21,13 @@ import keras_sam
 # What `--optimizer` may be: the class, and the `rho` that suits it on this task.
 OPTIMIZERS: dict[str, tuple[type[keras_sam.SAMOptimizer], float]] = {
     "sam": (keras_sam.SAMOptimizer, 0.5),
+    "asam": (keras_sam.ASAMOptimizer, 2.0),
+    "gsam": (keras_sam.GSAMOptimizer, 0.3),
+    "looksam": (keras_sam.LookSAMOptimizer, 0.2),
+    "wsam": (keras_sam.WSAMOptimizer, 0.5),
+    "friendly_sam": (keras_sam.FriendlySAMOptimizer, 0.5),
+    "vasso": (keras_sam.VaSSOOptimizer, 0.5),
+    "msam": (keras_sam.MSAMOptimizer, 2.0),
 }
 Wrap = Callable[[keras.optimizers.Optimizer], keras_sam.SAMOptimizer]
 CLASSES = 10
@@ -116,11 +123,11 @@ def train(name: str, wrap: Wrap | None, data: Digits, epochs: int, seed: int) ->
 def table(runs: Sequence[Run]) -> str:
     """One line a run; the first run is the base of the last column."""
     lines = [
-        "          train accuracy    test accuracy",
-        "          (given labels)   (clean labels)    steps   seconds   ratio",
+        "              train accuracy    test accuracy",
+        "              (given labels)   (clean labels)    steps   seconds   ratio",
     ]
     lines += [
-        f"{run.name:<10}{run.train_accuracy:>14.1%}{run.test_accuracy[-1]:>17.1%}{run.steps:>9}"
+        f"{run.name:<14}{run.train_accuracy:>14.1%}{run.test_accuracy[-1]:>17.1%}{run.steps:>9}"
         f"{run.seconds:>10.1f}{run.seconds / runs[0].seconds:>8.2f}"
         for run in runs
     ]
@@ -182,7 +189,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare SGD with SAM around it; returns the exit code, 0 if both runs trained."""
+    """Compare SGD with a SAM optimizer around it; returns the exit code, 0 if both runs trained."""
     args = parse(argv)
     try:
         importlib.import_module("sklearn")
@@ -193,14 +200,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if keras.backend.backend() == "torch":
         # On matrices this small, threads mostly wait for each other.
         importlib.import_module("torch").set_num_threads(1)
-    data, name = load_data(args.noise, args.seed), args.optimizer.upper()
+    data, sam_class = load_data(args.noise, args.seed), OPTIMIZERS[args.optimizer][0]
+    name = sam_class.__name__.removesuffix("Optimizer")
+    passes = sam_class("sgd").gradient_passes
     wrong = np.mean(data.y_given != data.y_true)
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}: {len(data.y_given)} handwritten digits to train on, "
         f"{wrong:.1%} of them with a wrong label.\n{args.epochs} epochs of SGD, then of {name} with rho={args.rho:g} "
-        "around the same SGD, whose every step takes two gradient passes."
+        f"around the same SGD, whose step takes {passes:g} gradient passes on average."
     )
-    sam_class = OPTIMIZERS[args.optimizer][0]
     runs = [
         train("SGD", None, data, args.epochs, args.seed),
         train(name, lambda base: sam_class(base, rho=args.rho), data, args.epochs, args.seed),

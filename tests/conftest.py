@@ -29,7 +29,7 @@ class SAMFunctional(keras_sam.SAMModel, keras.Model):
 
 @pytest.fixture(autouse=True)
 def _fresh_state():
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
 
 

@@ -1,5 +1,6 @@
 """A SAM step costs two gradients of the base step and is compiled once."""
 
+import family
 import keras
 import numpy as np
 import pytest
@@ -31,24 +32,51 @@ def images():
     return rng.normal(size=(64, 16, 16, 3)).astype("float32"), rng.integers(0, 10, 64)
 
 
-@pytest.mark.only("jax")
-def test_step_costs_twice_the_base_step_in_flops(images):
+def sgd():
+    return keras.optimizers.SGD(0.1, momentum=0.9)
+
+
+def flops(optimizer, images):
+    """Of one compiled step, by XLA's count."""
     import jax
 
-    def flops(optimizer):
-        model = network(optimizer)
-        model.train_on_batch(*images)
-        variables = (
-            model.trainable_variables,
-            model.non_trainable_variables,
-            model.optimizer.variables,
-            model.metrics_variables,
-        )
-        state = [[v.value for v in group] for group in variables]
-        return jax.jit(model.train_step).lower(state, images).compile().cost_analysis()["flops"]
+    model = network(optimizer)
+    model.train_on_batch(*images)
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = [[v.value for v in group] for group in variables]
+    return jax.jit(model.train_step).lower(state, images).compile().cost_analysis()["flops"]
 
-    base = flops(keras.optimizers.SGD(0.1, momentum=0.9))
-    assert 1.9 < flops(keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))) / base <= 2.02
+
+@pytest.mark.only("jax")
+@pytest.mark.parametrize(
+    ("algorithm", "options", "least", "most"),
+    [
+        (keras_sam.SAMOptimizer, {}, 1.9, 2.02),
+        (keras_sam.SAMOptimizer, {"ascent_fraction": 0.25}, 1.2, 1.27),
+        (keras_sam.MSAMOptimizer, {}, 1.0, 1.02),
+    ],
+    ids=["sam", "ascent_fraction", "msam"],
+)
+def test_flops_of_a_step(images, algorithm, options, least, most):
+    assert least < flops(algorithm(sgd(), **options), images) / flops(sgd(), images) <= most
+
+
+@pytest.mark.only("jax")
+def test_flops_of_looksam_on_average(images, monkeypatch):
+    import jax
+
+    steps = []
+    for branch in (0, 1):  # the step that climbs, and the one that does not
+        monkeypatch.setattr(jax.lax, "cond", lambda _, *branches, n=branch: branches[n](*branches[2:]))
+        steps.append(flops(keras_sam.LookSAMOptimizer(sgd(), interval=5), images))
+    climbing, other = steps
+    assert other < 0.6 * climbing
+    assert 1.15 < (climbing + 4 * other) / 5 / flops(sgd(), images) <= 1.25
 
 
 class CountedTraces(keras.layers.Layer):
@@ -62,11 +90,12 @@ class CountedTraces(keras.layers.Layer):
 
 
 @pytest.mark.only("jax", "tensorflow")
-def test_second_epoch_compiles_nothing(images):
+@pytest.mark.parametrize("name", family.REGISTRY)
+def test_second_epoch_compiles_nothing(images, name):
     counter = CountedTraces()
     model = SAMSequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), counter, keras.layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras_sam.SAMOptimizer("adam"), loss=loss)
+    model.compile(family.make(name, base="adam"), loss=loss)
     model.fit(*images, batch_size=16, verbose=0)
     traced = counter.traces
     model.fit(*images, batch_size=16, epochs=2, verbose=0)

@@ -74,6 +74,15 @@ def test_sam_is_ahead_by_ten_points_on_clean_test_digits(run, seed):
     assert rows["SAM"][1] >= rows["SGD"][1] + 10
 
 
+@pytest.mark.parametrize("name", [name for name in demo.OPTIMIZERS if name != "sam"])
+def test_every_algorithm_is_ahead_of_sgd(run, name):
+    code, out, _, rows = run("--optimizer", name)
+    assert code == 0
+    (sgd, found) = rows.values()
+    assert found[1] >= sgd[1]
+    assert f"takes {demo.OPTIMIZERS[name][0]('sgd').gradient_passes:g} gradient passes" in out
+
+
 def test_a_run_that_did_not_train_is_told_from_one_that_did(run):
     code, _, err, rows = run("--epochs", "2", "--rho", "1e6")
     assert code == 1

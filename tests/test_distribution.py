@@ -93,6 +93,53 @@ def test_tensorflow_mirrored(run, mode, count):
     assert int(mirrored["iterations"]) == int(one["iterations"]) == 20
 
 
+REMEMBERING = ["GSAMOptimizer", "WSAMOptimizer", "FriendlySAMOptimizer", "VaSSOOptimizer", "MSAMOptimizer"]
+
+
+@pytest.fixture
+def algorithm(request, monkeypatch):
+    monkeypatch.setenv("ALGORITHM", request.param)
+    return request.param
+
+
+@pytest.mark.only("tensorflow")
+@pytest.mark.parametrize("algorithm", REMEMBERING, indirect=True)
+def test_tensorflow_mirrored_family(run, algorithm):
+    (mirrored,) = run("tensorflow_devices.py", "fit", 2)
+    assert_same_training(mirrored, Result(on_one_device()))
+    assert bool(mirrored["equal"])
+
+
+@pytest.mark.only("jax")
+@pytest.mark.parametrize("algorithm", ["GSAMOptimizer", "LookSAMOptimizer"], indirect=True)
+def test_jax_model_parallel_family(run, algorithm):
+    (four,) = run("jax_devices.py", "model", **FOUR_DEVICES)
+    assert_same_training(four, Result(on_one_device()))
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("algorithm", REMEMBERING, indirect=True)
+def test_torch_ddp_family(run, algorithm):
+    results = run("torch_processes.py", "averaged", processes=2)
+    for result in results:
+        assert_same_training(result, Result(on_one_device()))
+    for a, b in zip(*map(weights, results), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.only("tensorflow")
+def test_interval_under_a_strategy_is_refused():
+    import tensorflow as tf
+
+    sys.path.insert(0, str(WORKERS))
+    import problem
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = problem.network(problem.optimizer(interval=2))
+    with pytest.raises(ValueError, match="`fit` takes no `interval` there"):
+        model.fit(*problem.data(), batch_size=16, verbose=0)
+
+
 @pytest.mark.only("tensorflow")
 def test_tensorflow_loop_in_two_processes(run):
     (one,) = run("tensorflow_devices.py", "loop", 1)

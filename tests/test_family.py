@@ -240,7 +240,7 @@ class Samples(keras.layers.Layer):
         return x
 
 
-PASSES = {"interval": 1 + 1 / 3, "ascent_fraction": 1.25, "looksam": 1.2, "msam": 1.0}  # the table of the README
+PASSES = {"interval": 1 + 1 / 3, "ascent_fraction": 1.25, "looksam": 1.2, "msam": 1.0}  # all others take 2
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,7 @@ def test_gradient_passes(name, classification, eager):
 
         jax.effects_barrier()
     assert counter.seen / len(x) == pytest.approx(PASSES.get(name, 2.0))
+    assert model.optimizer.gradient_passes == pytest.approx(PASSES.get(name, 2.0))
 
 
 def test_perturb_makes_slots_for_what_it_names_only(two_layer, batches):

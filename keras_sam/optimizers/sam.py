@@ -130,6 +130,11 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         """The radius, fixed at construction because compiled steps hold it; pass a schedule to vary it."""
         return self._rho
 
+    @property
+    def gradient_passes(self) -> float:
+        """The cost of a step, on average: how often the gradient of a whole batch is computed."""
+        return 1 + self.ascent_fraction / self.interval if self.ascent_needs_gradient else 1.0
+
     # The two steps.
 
     def first_step(self, gradients: Sequence[Any] | None, trainable_variables: Sequence[Any] | None = None) -> None:

@@ -1,5 +1,7 @@
 """What every worker trains: a small network with batches of sixteen, twenty steps at rho 0.3."""
 
+import os
+
 import keras
 import numpy as np
 
@@ -13,7 +15,9 @@ class Network(keras_sam.SAMModel, keras.Sequential):
 
 
 def optimizer(**options):
-    return keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), rho=RHO, **options)
+    """SAM, or the class that the environment names."""
+    algorithm = getattr(keras_sam, os.environ.get("ALGORITHM", "SAMOptimizer"))
+    return algorithm(keras.optimizers.SGD(0.1, momentum=0.9), rho=RHO, **options)
 
 
 def network(optimizer=None):

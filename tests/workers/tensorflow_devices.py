@@ -47,7 +47,8 @@ else:
         return tape.gradient(loss, model.trainable_variables)
 
     def replica_step(x, y):
-        optimizer.first_step(gradients(x, y), model.trainable_variables)
+        ascent = gradients(x, y) if optimizer.ascent_needs_gradient else None
+        optimizer.first_step(ascent, model.trainable_variables)
         optimizer.second_step(gradients(x, y), model.trainable_variables)
 
     @tf.function
