@@ -67,6 +67,13 @@ def test_flops_of_a_step(images, algorithm, options, least, most):
 
 
 @pytest.mark.only("jax")
+def test_logging_the_sharpness_costs_nothing(images, monkeypatch):
+    logged = flops(keras_sam.SAMOptimizer(sgd()), images)
+    monkeypatch.setattr(SAMSequential, "log_sharpness", False)
+    assert 0 < logged / flops(keras_sam.SAMOptimizer(sgd()), images) - 1 < 1e-3
+
+
+@pytest.mark.only("jax")
 def test_flops_of_looksam_on_average(images, monkeypatch):
     import jax
 

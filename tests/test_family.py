@@ -171,6 +171,54 @@ def test_a_gradient_that_is_not_finite_perturbs_nothing_and_is_not_remembered(na
     assert all(np.isfinite(ops.convert_to_numpy(v)).all() for v in optimizer.variables)
 
 
+def test_an_average_begins_with_the_first_finite_gradient():
+    optimizer, variables = family.make("friendly_sam", base=SGD(0.0)), two_variables()
+    for ascent in ([np.inf, 1.0], [0.5, 1.0]):
+        step(optimizer, tensors(ascent, [1.0]), tensors([0.5, 1.0], [1.0]), variables)
+    np.testing.assert_array_equal(ops.convert_to_numpy(optimizer.average.read([0])[0]), [0.5, 1.0])
+
+
+def test_no_ascent_gradient_is_a_zero_one_not_that_of_an_earlier_step():
+    optimizer, variables = family.make("wsam_coupled", rho=0.0, base=SGD(0.1)), two_variables()
+    gradients = tensors([0.0, 0.0], [1.0])
+    step(optimizer, gradients, gradients, variables)
+    step(optimizer, [gradients[0], None], gradients, variables)
+    a = 0.7 / 0.3
+    assert float(variables[1].numpy()[0]) == pytest.approx(3.0 - 0.1 - 0.1 * a)
+
+
+@every
+def test_a_loss_scale_that_changes_makes_no_difference(name):
+    rng = np.random.default_rng(0)
+    found = []
+    gradients = [(rng.normal(size=2), rng.normal(size=1)) for _ in range(6)]
+    for scales in ([2.0, 1024.0, 8.0], None):
+        base = SGD(0.1, momentum=0.9)
+        if scales is not None:
+            base = keras.optimizers.LossScaleOptimizer(base)
+        optimizer, variables = family.make(name, base=base), two_variables()
+        optimizer.build(variables)
+        for i in range(3):
+            if scales is not None:
+                base.dynamic_scale.assign(scales[i])
+            ascent, descent = (
+                tensors(*(g * (scales[i] if scales else 1) for g in gradients[2 * i + n])) for n in (0, 1)
+            )
+            step(optimizer, ascent, descent, variables)
+        found.append(reference.flatten(v.numpy() for v in variables))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+@every
+def test_an_overflow_in_a_hand_written_loop_leaves_the_weights(name):
+    base = keras.optimizers.LossScaleOptimizer(SGD(0.1), initial_scale=4.0)
+    optimizer, variables = family.make(name, base=base), two_variables()
+    for overflowing in ([np.inf, 1.0], [np.nan, 0.0]):
+        gradients = tensors(overflowing, [1.0])
+        step(optimizer, gradients, gradients, variables)
+    assert [v.numpy().tolist() for v in variables] == [[1.0, -2.0], [3.0]]
+
+
 @every
 def test_an_overflow_is_as_if_the_step_had_not_been(name, batches):
     model = network("mixed_float16")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import keras
 from keras import ops
 
 from keras_sam.backend.parts import beginning, split
@@ -38,11 +39,14 @@ def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tup
         if not optimizer.ascent_needs_gradient:
             return _single_pass(optimizer, step, _climbed(optimizer, state), data, "descent")
         if optimizer.num_batch_splits is None:
-            return _two_passes(optimizer, step, state, data, "descent")
-        return _parts(optimizer, step, state, data)
+            return _two_passes(model, step, state, data, "descent")
+        return _parts(model, step, state, data)
 
     def single_pass(state: Any) -> tuple[Any, Any]:
-        return _single_pass(optimizer, step, state, data, "single")
+        logs, new_state = _single_pass(optimizer, step, state, data, "single")
+        metrics = new_state[3]
+        logs, metrics = _with_sharpness(model, logs, metrics, metrics, metrics)  # nothing new: as in the other branch
+        return logs, (*new_state[:3], metrics)
 
     try:
         if optimizer.interval == 1:
@@ -79,31 +83,48 @@ def _single_pass(optimizer: Any, step: Callable[..., Any], state: Any, data: Any
     return result
 
 
-def _parts(optimizer: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
+def _parts(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
     """Two passes over each part of the batch, and one step of the base optimizer."""
+    optimizer = model.optimizer
     for index, (part, share) in enumerate(split(data, optimizer.num_batch_splits)):
         optimizer.part = index, share
-        logs, state = _two_passes(optimizer, step, state, part, "collect")
+        logs, state = _two_passes(model, step, state, part, "collect")
     weights, non_trainable_variables, optimizer_variables, metrics_variables = state
     weights, optimizer_variables = optimizer.stateless_apply_collected(optimizer_variables, weights)
     return logs, (weights, non_trainable_variables, optimizer_variables, metrics_variables)
 
 
-def _two_passes(optimizer: Any, step: Callable[..., Any], state: Any, data: Any, descent: str) -> tuple[Any, Any]:
+def _two_passes(model: Any, step: Callable[..., Any], state: Any, data: Any, descent: str) -> tuple[Any, Any]:
     """Run `step` in the ascent phase and again, from the perturbed weights, in the `descent` phase.
 
     The second pass starts from the same non-trainable variables as the first, so that it draws the
     same random numbers; what it makes of them and of the metrics is dropped (and never computed
     once compiled).
     """
-    _, non_trainable_variables, _, _ = state
+    _, non_trainable_variables, _, metrics_at_start = state
+    optimizer = model.optimizer
     optimizer.phase = "ascent"
     first = beginning(data, optimizer.ascent_fraction)
     logs, (perturbed, new_non_trainable_variables, optimizer_variables, metrics_variables) = step(state, first)
     optimizer.phase = descent
     second = (perturbed, non_trainable_variables, optimizer_variables, metrics_variables)
-    _, (weights, _, optimizer_variables, _) = step(second, data)
+    _, (weights, _, optimizer_variables, metrics_after_second) = step(second, data)
+    logs, metrics_variables = _with_sharpness(model, logs, metrics_at_start, metrics_variables, metrics_after_second)
     return logs, (weights, new_non_trainable_variables, optimizer_variables, metrics_variables)
+
+
+def _with_sharpness(model: Any, logs: Any, start: Any, first: Any, second: Any) -> tuple[Any, Any]:
+    """Logs and metrics after the first pass, with what the two passes tell of the sharpness."""
+    reading: Any = getattr(model, "_sharpness", None)
+    variables = list(model.metrics_variables)
+    watched = [next(i for i, v in enumerate(variables) if v is w) for w in (reading.watched(model) if reading else ())]
+    if not watched:
+        return logs, first
+    losses = [[values[i] for i in watched] for values in (start, first, first, second)]
+    with keras.StatelessScope(state_mapping=zip(variables, first, strict=True)) as scope:
+        reading.record(*losses)
+        logs = logs | {"sharpness": reading.metric.result()}
+    return logs, [scope.get_current_value(v) for v in variables]
 
 
 def _undo_if_skipped(optimizer: Any, before: Any, after: Any) -> Any:

@@ -49,15 +49,23 @@ def sam_step(
     optimizer = model.optimizer
     variables = changing_variables(model)
     start = snapshot(variables)
+    reading: Any = getattr(model, "_sharpness", None)
+    watched = reading.watched(model) if reading else []
 
     def two_passes(data: Any, start: Snapshot, descent: str) -> Any:
+        losses = [Snapshot(watched).copies]
         optimizer.phase = "ascent"
         logs = step(beginning(data, optimizer.ascent_fraction))
         after_first_pass = snapshot(variables)
+        losses.append(Snapshot(watched).copies)
         start.put_back()  # statistics and random state, so that the second pass draws the same random numbers
         optimizer.phase = descent
         step(data)
+        losses.append(Snapshot(watched).copies)
         after_first_pass.put_back()
+        if watched:
+            at_start, first, second = losses
+            reading.record(at_start, first, at_start, second)
         return logs
 
     def climb_and_descend() -> Any:
@@ -95,7 +103,7 @@ def sam_step(
         optimizer.phase = None
     if undo_if_skipped is not None:
         undo_if_skipped()
-    return logs
+    return logs | {"sharpness": reading.metric.result()} if watched else logs
 
 
 def _guard(model: Any) -> Callable[[], None]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_sam.models.sharpness import SharpnessReading
 from keras_sam.models.train_step import sam_train_step
 from keras_sam.optimizers import SAMOptimizer
 
@@ -19,6 +20,11 @@ class SAMModel:
     metrics, the batch-norm statistics and other non-trainable variables are those of the first pass,
     at the unperturbed weights; both passes draw the same random numbers.
 
+    The logs of training have a `sharpness` too: the loss at the perturbed weights less the loss at the weights,
+    averaged over the epoch like the loss. It costs nothing, as both are computed anyway. Set `log_sharpness = False`
+    in the class, or on the model before `compile`, to do without. There is none with one gradient pass
+    (`MSAMOptimizer`), and `train_on_batch` returns it with `return_dict=True` only.
+
     Raises:
         TypeError: when the class is defined, if a Keras model stands before `SAMModel`.
 
@@ -30,14 +36,16 @@ class SAMModel:
     >>> model = SAMFunctional(inputs, keras.layers.Dense(1)(inputs))
     >>> model.compile(keras_sam.SAMOptimizer("adam", rho=0.05), loss="mse")
     >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), epochs=2, verbose=0)
-    >>> len(history.history["loss"])
-    2
+    >>> sorted(history.history)
+    ['loss', 'sharpness']
 
     References:
         [Foret et al., 2020](https://arxiv.org/abs/2010.01412)
     """
 
     optimizer: Any  # set by `compile`
+    log_sharpness: bool = True
+    _sharpness: SharpnessReading | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,6 +61,31 @@ class SAMModel:
     def train_step(self, *args: Any) -> Any:
         """Make one training step: two passes with a SAM optimizer, one with any other."""
         return sam_train_step(self, *args, train_step=super().train_step)  # type: ignore[misc]
+
+    def test_step(self, *args: Any) -> Any:
+        """Make one evaluation step; its logs have no sharpness."""
+        result = super().test_step(*args)  # type: ignore[misc]
+        for logs in result if isinstance(result, tuple) else (result,):
+            if self._sharpness is not None and isinstance(logs, dict):
+                logs.pop("sharpness", None)
+        return result
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Train on one batch, as `keras.Model.train_on_batch`; the sharpness is in the dict only."""
+        logs = super().train_on_batch(x, y, sample_weight, class_weight, return_dict=True)  # type: ignore[misc]
+        if return_dict:
+            return logs
+        if self._sharpness is not None:
+            logs.pop("sharpness", None)
+        return self._flatten_metrics_in_order(logs)  # type: ignore[attr-defined]
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The model's metrics, with the sharpness."""
+        metrics: list[Any] = super().metrics  # type: ignore[misc]
+        return metrics if self._sharpness is None else [*metrics, self._sharpness.metric]
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Update and return the metrics; the second pass only returns them."""
@@ -71,6 +104,8 @@ class SAMModel:
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer = scaler_inside(optimizer)
+        two_passes = isinstance(self.optimizer, SAMOptimizer) and self.optimizer.ascent_needs_gradient
+        self._sharpness = SharpnessReading() if two_passes and self.log_sharpness else None
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a model that was loaded from a file, unless its class has a `compile` of its own."""

@@ -72,13 +72,12 @@ class LookSAMOptimizer(TwoGradientOptimizer):
         self.alpha = arguments.number("alpha", alpha, lambda value: value >= 0, "a float >= 0")
 
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
-        """The second gradient as it is; the slots keep h in place of g, or zero if it overflowed."""
+        """The second gradient as it is; the slots keep h in place of g."""
         ascent, descent = self.both(gradients, variables)
         along = projection(list(descent.values()), list(ascent.values()))
         h = {i: d - along * ascent[i] for i, d in descent.items()}
-        finite = ops.isfinite(global_norm(h.values()))
         self.ascent_gradients.clear_all_but(h)
-        self.ascent_gradients.write({i: ops.where(finite, value, 0.0) for i, value in h.items()})
+        self.ascent_gradients.write(h)
         return gradients
 
     def single_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:

@@ -1,0 +1,45 @@
+"""The sharpness that training sees anyway: how much the loss rises from the weights to the perturbed weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class SharpnessReading:
+    """The mean over an epoch of the loss in the second pass less the loss in the first, weighted by samples.
+
+    Both are read off the model's own loss trackers, by what each pass adds to them; nothing is computed again.
+    """
+
+    def __init__(self) -> None:
+        self.metric = keras.metrics.Mean(name="sharpness")
+
+    def watched(self, model: Any) -> list[Any]:
+        """The totals and the counts of what `model` reports as its loss, alternating; empty if it reports none."""
+        metrics = list(model.metrics)
+        if not any(metric is self.metric for metric in metrics):  # the class has a `metrics` of its own
+            return []
+        trackers = [m for m in metrics if m.name == "loss" and isinstance(m, keras.metrics.Mean)]
+        return [variable for tracker in trackers for variable in (tracker.total, tracker.count)]
+
+    def record(self, start: Sequence[Any], first: Sequence[Any], restart: Sequence[Any], second: Sequence[Any]) -> None:
+        """Take in one step.
+
+        Args:
+            start: The values of `watched` variables before the first pass.
+            first: Those after it.
+            restart: Those before the second pass.
+            second: Those after it.
+        """
+        (low, low_samples), (high, samples) = _gain(start, first), _gain(restart, second)
+        rise = high / ops.maximum(samples, 1.0) - low / ops.maximum(low_samples, 1.0)
+        seen = ops.logical_and(ops.isfinite(rise), ops.logical_and(samples > 0, low_samples > 0))
+        self.metric.update_state(ops.where(seen, rise, 0.0), sample_weight=ops.where(seen, samples, 0.0))
+
+
+def _gain(before: Sequence[Any], after: Sequence[Any]) -> tuple[Any, Any]:
+    """What was added to the totals and to the counts."""
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    return sum(gains[::2], start=0.0), sum(gains[1::2], start=0.0)
