@@ -156,15 +156,12 @@ def test_a_variable_without_a_gradient_stays(name):
     assert all(np.isfinite(v.numpy()).all() for v in variables)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in family.REGISTRY if name != "msam"])  # it has no ascent gradient
 def test_a_gradient_that_is_not_finite_perturbs_nothing_and_is_not_remembered(name):
     optimizer, variables = family.make(name, base=SGD(0.0)), two_variables()
     finite = tensors([0.5, 1.0], [1.0])
     step(optimizer, finite, finite, variables)
     step(optimizer, tensors([np.inf, 1.0], [1.0]), finite, variables)
-    if name == "msam":
-        step(optimizer, None, tensors([np.nan, 1.0], [1.0]), variables)
-        return
     assert not any(slot.numpy().any() for slot in optimizer.perturbations if slot is not None)
     step(optimizer, finite, finite, variables)
     np.testing.assert_allclose(variables[0].numpy(), [1.0, -2.0], atol=1e-6)
@@ -190,22 +187,20 @@ def test_no_ascent_gradient_is_a_zero_one_not_that_of_an_earlier_step():
 @every
 def test_a_loss_scale_that_changes_makes_no_difference(name):
     rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(3, 2, 3))  # of three steps and both passes
     found = []
-    gradients = [(rng.normal(size=2), rng.normal(size=1)) for _ in range(6)]
-    for scales in ([2.0, 1024.0, 8.0], None):
-        base = SGD(0.1, momentum=0.9)
-        if scales is not None:
-            base = keras.optimizers.LossScaleOptimizer(base)
+    for scales in ([2.0, 1024.0, 8.0], [1.0, 1.0, 1.0]):
+        base = keras.optimizers.LossScaleOptimizer(SGD(0.1, momentum=0.9))
         optimizer, variables = family.make(name, base=base), two_variables()
         optimizer.build(variables)
-        for i in range(3):
-            if scales is not None:
-                base.dynamic_scale.assign(scales[i])
-            ascent, descent = (
-                tensors(*(g * (scales[i] if scales else 1) for g in gradients[2 * i + n])) for n in (0, 1)
-            )
-            step(optimizer, ascent, descent, variables)
-        found.append(reference.flatten(v.numpy() for v in variables))
+        found.append([])
+        for scale, passes in zip(scales, gradients, strict=True):
+            base.dynamic_scale.assign(scale)
+            ascent, descent = (tensors(scale * g[:2], scale * g[2:]) for g in passes)
+            optimizer.first_step(ascent if optimizer.ascent_needs_gradient else None, variables)
+            found[-1].append(reference.flatten(v.numpy() for v in variables))
+            optimizer.second_step(descent, variables)
+            found[-1].append(reference.flatten(v.numpy() for v in variables))
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
@@ -217,6 +212,10 @@ def test_an_overflow_in_a_hand_written_loop_leaves_the_weights(name):
         gradients = tensors(overflowing, [1.0])
         step(optimizer, gradients, gradients, variables)
     assert [v.numpy().tolist() for v in variables] == [[1.0, -2.0], [3.0]]
+    finite = tensors([0.5, 1.0], [1.0])
+    for _ in range(2):
+        step(optimizer, finite, finite, variables)
+    assert all(np.isfinite(v.numpy()).all() for v in variables)
 
 
 @every
