@@ -184,6 +184,14 @@ def test_no_ascent_gradient_is_a_zero_one_not_that_of_an_earlier_step():
     assert float(variables[1].numpy()[0]) == pytest.approx(3.0 - 0.1 - 0.1 * a)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_looksam_reuses_nothing_of_a_variable_without_a_second_gradient():
+    optimizer, variables = family.make("looksam", base=SGD(0.1)), two_variables()
+    step(optimizer, tensors([0.5, 1.0], [1.0]), tensors([0.7, 0.9], None), variables)
+    optimizer.single_step(tensors([0.0, 0.0], [2.0]), variables)
+    assert float(variables[1].numpy()[0]) == pytest.approx(3.0 - 0.1 * 2.0)
+
+
 @every
 def test_a_loss_scale_that_changes_makes_no_difference(name):
     rng = np.random.default_rng(0)
@@ -216,6 +224,7 @@ def test_an_overflow_in_a_hand_written_loop_leaves_the_weights(name):
     for _ in range(2):
         step(optimizer, finite, finite, variables)
     assert all(np.isfinite(v.numpy()).all() for v in variables)
+    assert any(slot.numpy().any() for slot in optimizer.perturbations if slot is not None)  # it climbs again
 
 
 @every

@@ -27,12 +27,19 @@ def by_hand(batches, splits=1, interval=1, accumulation=1):
             g = reference.gradient(loss, w, part)
             e = reference.perturbation(w, g, RHO) if step % interval == 0 else 0.0 * w
             if step % interval == 0:
-                rises.append(loss(w + e, part) - loss(w, part))
-            mean = mean + reference.gradient(loss, w + e, part) / splits
+                rises.append((loss(w + e, part) - loss(w, part), len(part[1])))
+            mean = mean + reference.gradient(loss, w + e, part) * len(part[1]) / len(y)
         gradients.append(mean)
         if len(gradients) == accumulation:
             w, gradients = base(w, np.mean(gradients, 0)), []
-    return np.mean(rises)
+    rises, samples = zip(*rises, strict=True)
+    return np.average(rises, weights=samples)
+
+
+@pytest.fixture
+def batches(batches):
+    """The last batch is short."""
+    return [*batches[:-1], (batches[-1][0][:5], batches[-1][1][:5])]
 
 
 @pytest.fixture
