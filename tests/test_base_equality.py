@@ -48,6 +48,8 @@ def assert_trains_alike(model, twin, classification, tolerance=1e-6, **fit_optio
     """`fit` both and compare logs, weights, batch-norm statistics, seeds and the base optimizers' variables."""
     before = model.get_weights()
     found, expected = fit(model, classification, **fit_options), fit(twin, classification, **fit_options)
+    for rise in found.pop("sharpness", []):  # logged by SAM only
+        assert rise == pytest.approx(0.0, abs=tolerance)
     assert found.keys() == expected.keys() >= {"loss", "accuracy"}
     assert_same(found, expected, tolerance)
     assert all((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))

@@ -118,7 +118,7 @@ def test_csv_logger(two_layer, tmp_path):
     history = train(model, [scheduler, keras.callbacks.CSVLogger(path)], validation_data=(X, Y))
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    names = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}
+    names = {"loss", "accuracy", "sharpness", "val_loss", "val_accuracy", "learning_rate"}
     assert set(rows[0]) == {"epoch", *names} == {"epoch", *history}
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     for name in names:

@@ -95,7 +95,7 @@ def test_trains_as_from_numpy(arrays, from_numpy, source):
     weights, history = train(**source(arrays))
     expected_weights, expected_history = from_numpy
     np.testing.assert_allclose(weights, expected_weights, rtol=0, atol=1e-6)
-    assert set(history) == {"loss", "accuracy"}
+    assert set(history) == {"loss", "accuracy", "sharpness"}
     for name, values in expected_history.items():
         assert history[name] == pytest.approx(values, abs=1e-6)
 

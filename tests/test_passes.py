@@ -87,6 +87,7 @@ def test_reported_loss_and_metrics_are_those_of_the_clean_pass(mode, classificat
     model.compile(sam(rho=5.0), "sparse_categorical_crossentropy", metrics=["accuracy"], **mode)
     expected = model.evaluate(x, y, batch_size=len(x), return_dict=True, verbose=0)
     logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs.pop("sharpness") > 0.1
     assert logs == pytest.approx(expected, abs=1e-6)
     (accuracy,) = [m for m in model.metrics if m.name == "compile_metrics"]
     counted = [float(v.numpy()) for v in accuracy.variables if v.name == "count"]

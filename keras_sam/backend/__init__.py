@@ -5,6 +5,7 @@ values(variables)              their tensors, detached from any automatic differ
 assign(variables, values)      on every replica
 share(gradient)                a replica's part of a synchronized gradient, to be summed over them again
 sam_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
+differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
 """
 
 import importlib
@@ -26,3 +27,4 @@ values = _module.values
 assign = _module.assign
 share = _module.share
 sam_step = _module.sam_step
+differentiate = _module.differentiate

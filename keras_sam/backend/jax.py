@@ -31,6 +31,18 @@ def share(gradient: Any) -> Any:
     return gradient
 
 
+def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Value, gradient and Hessian-vector product of `loss(weights, batch)`, a scalar, in the weights.
+
+    The product takes `(weights, batch, vectors)`.
+    """
+
+    def product(weights: Any, batch: Any, vectors: Any) -> Any:
+        return jax.jvp(lambda w: jax.grad(loss)(w, batch), (weights,), (vectors,))[1]
+
+    return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(product)
+
+
 def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
     """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
     optimizer = model.optimizer

@@ -30,6 +30,31 @@ def share(gradient: Any) -> Any:
     return gradient
 
 
+def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Value, gradient and Hessian-vector product of `loss(weights, batch)`, a scalar, in the weights.
+
+    The product takes `(weights, batch, vectors)`.
+    """
+
+    def slopes(weights: Any, batch: Any, create_graph: bool) -> Any:
+        value = loss(weights, batch)
+        return torch.autograd.grad(value, weights, create_graph=create_graph, materialize_grads=True)
+
+    def value(weights: Any, batch: Any) -> Any:
+        with torch.no_grad():
+            return loss(weights, batch)
+
+    def gradient(weights: Any, batch: Any) -> Any:
+        return slopes([w.detach().requires_grad_() for w in weights], batch, create_graph=False)
+
+    def product(weights: Any, batch: Any, vectors: Any) -> Any:
+        weights = [w.detach().requires_grad_() for w in weights]
+        slope = sum((g * v).sum() for g, v in zip(slopes(weights, batch, create_graph=True), vectors, strict=True))
+        return torch.autograd.grad(slope, weights, materialize_grads=True)
+
+    return value, gradient, product
+
+
 def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,0 +1,81 @@
+"""What the measurements return: figures in frozen dataclasses, which can be saved and loaded."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+
+class Result:
+    """A dataclass of arrays and numbers."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def save(self, path: str | Path) -> None:
+        """Write the fields to an `.npz` file."""
+        np.savez(path, **self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds another kind of result.
+        """
+        with np.load(path) as file:
+            found = {name: file[name] for name in file.files}
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if set(found) != names:
+            raise ValueError(f"A {cls.__name__} has the fields {sorted(names)}. Received: {path} with {sorted(found)}")
+        return cls(**{name: value.item() if value.ndim == 0 else value for name, value in found.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum(Result):
+    """The outermost eigenvalues of a Hessian.
+
+    Attributes:
+        values: Float64 array of shape `(k,)`, the largest first; fewer if the search ended before.
+        vectors: Float64 array of shape `(weights, k)`; each column is an eigenvector of norm 1.
+        residuals: Float64 array of shape `(k,)`: the norm of `H v - value * v`.
+        converged: Whether all `k` eigenvalues were found to the tolerance.
+        products: How many Hessian-vector products it took, each two gradient passes over the data.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+    converged: bool
+    products: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace(Result):
+    """The trace of a Hessian.
+
+    Attributes:
+        value: The estimate, or the exact trace if `standard_error` is 0.
+        standard_error: Of the estimate.
+        products: How many Hessian-vector products it took.
+    """
+
+    value: float
+    standard_error: float
+    products: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape(Result):
+    """The loss around weights, or between two sets of weights.
+
+    Attributes:
+        coordinates: Float64 array of shape `(points,)`: multiples of a direction; from one set of weights at 0 to the
+            other at 1 for an interpolation.
+        losses: Float64 array of shape `(points,)` or `(points, points)`; the first axis goes along the first direction.
+    """
+
+    coordinates: np.ndarray
+    losses: np.ndarray

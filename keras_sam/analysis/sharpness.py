@@ -1,0 +1,91 @@
+"""How much the loss can rise within the neighbourhood that SAM looks at."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sam.analysis.data import Batches
+from keras_sam.analysis.objective import Objective
+from keras_sam.analysis.progress import Progress
+from keras_sam.optimizers import arguments
+
+
+def sharpness(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    rho: float = 0.05,
+    adaptive: bool = False,
+    ascent_steps: int = 1,
+    batch_size: int = 32,
+    m: int | None = None,
+    verbose: int = 0,
+) -> float:
+    r"""The rise of the loss to the worst point that projected gradient ascent finds within `rho` of the weights.
+
+        max over t of  loss(w + e_t) - loss(w),      e_0 = 0
+        e_t = projection of  e + rho * T² g / ‖T g‖  on the ball  ‖e / T‖ <= rho,     g = gradient at w + e, e = e_(t-1)
+
+    with T = 1, or T = |w| element by element for `adaptive=True`. The first step is SAM's own; more steps never find
+    less. The loss is that of `model.evaluate`: in inference mode, over all samples, with regularization. At a
+    stationary point, where there is no gradient to follow, it is 0.
+
+    Args:
+        model: A compiled and built Keras model, trained with SAM or not. It is not changed.
+        x: Arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a list of batches.
+        y: Targets, if `x` is arrays.
+        rho: Float >= 0, radius of the ball in the units of the weights.
+        adaptive: Whether the ball grows with the weights.
+        ascent_steps: Number of ascent steps, an integer >= 1.
+        batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
+        m: Number of samples that share a perturbation, as in the paper's m-sharpness: the mean over such groups,
+            cut out of each batch, of the rise of each group's own loss. With `None` all samples share one.
+        verbose: 1 for a progress bar over the groups, 0 for none.
+
+    Returns:
+        A float >= 0, in the units of the loss.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the model is not compiled or not built.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_sam import analysis
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.array([[3.0]])])
+    >>> model.compile(loss="mse")
+    >>> print(round(analysis.sharpness(model, np.ones((8, 1)), np.zeros((8, 1)), rho=0.5), 4))  # 3.5² - 3²
+    3.25
+
+    References:
+        [Foret et al., 2020](https://arxiv.org/abs/2010.01412)
+    """
+    rho = arguments.number("rho", rho, lambda value: value >= 0, "a float >= 0")
+    ascent_steps = arguments.positive_integer("ascent_steps", ascent_steps)
+    batches = Batches(x, y, batch_size)
+    objective = Objective(model, batches)
+    if m is None:
+        return _rise(objective, None, rho, adaptive, ascent_steps)
+    total, count, progress = 0.0, 0, Progress(None, "group", verbose)
+    for group, samples in batches.groups(arguments.positive_integer("m", m, " or None")):
+        total += samples * _rise(objective, [(group, samples)], rho, adaptive, ascent_steps)
+        count += samples
+        progress.step()
+    return total / count
+
+
+def _rise(objective: Objective, batches: Any, rho: float, adaptive: bool, ascent_steps: int) -> float:
+    w = objective.start
+    scale = np.abs(w) if adaptive else np.ones_like(w)
+    loss, highest = objective.loss(w, batches), 0.0
+    e = np.zeros_like(w)  # in units of `scale`
+    for _ in range(ascent_steps):
+        g = scale * objective.gradient(w + scale * e, batches)
+        length = np.linalg.norm(g)
+        if length == 0 or not np.isfinite(length):
+            break
+        e = e + rho * g / length
+        e *= min(1.0, rho / max(np.linalg.norm(e), np.finfo(float).tiny))
+        highest = max(highest, objective.loss(w + scale * e, batches) - loss)
+    return highest
