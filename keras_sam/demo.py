@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 import keras_sam
+from keras_sam import analysis
 
 # What `--optimizer` may be: the class, and the `rho` that suits it on this task.
 OPTIMIZERS: dict[str, tuple[type[keras_sam.SAMOptimizer], float]] = {
@@ -31,6 +32,8 @@ OPTIMIZERS: dict[str, tuple[type[keras_sam.SAMOptimizer], float]] = {
 }
 Wrap = Callable[[keras.optimizers.Optimizer], keras_sam.SAMOptimizer]
 CLASSES = 10
+SHARPNESS_RHO = 0.05  # the same for all, whatever they were trained with
+LANDSCAPE_POINTS = 15
 
 
 class Digits(NamedTuple):
@@ -43,6 +46,14 @@ class Digits(NamedTuple):
     y_test: np.ndarray
 
 
+class Minimum(NamedTuple):
+    """How sharp the loss on the training data, with the given labels, is around the weights that were found."""
+
+    sharpness: float
+    top_eigenvalue: float
+    landscape: analysis.Landscape
+
+
 class Run(NamedTuple):
     """What came of training one network."""
 
@@ -52,6 +63,7 @@ class Run(NamedTuple):
     test_accuracy: list[float]
     steps: int
     seconds: float
+    minimum: Minimum
 
 
 class EpochBar(keras.callbacks.Callback):
@@ -117,35 +129,49 @@ def train(name: str, wrap: Wrap | None, data: Digits, epochs: int, seed: int) ->
     ).history
     seconds = time.perf_counter() - start
     train_accuracy = model.evaluate(data.x_train, data.y_given, verbose=0, return_dict=True)["accuracy"]
-    return Run(name, history["loss"], train_accuracy, history["val_accuracy"], int(optimizer.iterations), seconds)
+    steps, minimum = int(optimizer.iterations), measure(model, data)
+    return Run(name, history["loss"], train_accuracy, history["val_accuracy"], steps, seconds, minimum)
+
+
+def measure(model: keras.Model, data: Digits) -> Minimum:
+    """Look at the loss around the weights of `model`, which stay as they are."""
+    x, y = data.x_train, data.y_given
+    spectrum = analysis.hessian_eigenvalues(model, x, y, k=1, batch_size=len(x))
+    landscape = analysis.loss_landscape(model, x, y, dimensions=2, points=LANDSCAPE_POINTS, batch_size=len(x))
+    rise = analysis.sharpness(model, x, y, rho=SHARPNESS_RHO, batch_size=len(x))
+    return Minimum(rise, float(spectrum.values[0]), landscape)
 
 
 def table(runs: Sequence[Run]) -> str:
     """One line a run; the first run is the base of the last column."""
     lines = [
-        "              train accuracy    test accuracy",
-        "              (given labels)   (clean labels)    steps   seconds   ratio",
+        "              train accuracy    test accuracy                                           top",
+        "              (given labels)   (clean labels)    steps   seconds   ratio   sharpness   eigenvalue",
     ]
     lines += [
         f"{run.name:<14}{run.train_accuracy:>14.1%}{run.test_accuracy[-1]:>17.1%}{run.steps:>9}"
         f"{run.seconds:>10.1f}{run.seconds / runs[0].seconds:>8.2f}"
+        f"{run.minimum.sharpness:>12.4f}{run.minimum.top_eigenvalue:>13.2f}"
         for run in runs
     ]
     return "\n".join(lines)
 
 
 def plot(runs: Sequence[Run], title: str, path: Path) -> None:
-    """Write the test accuracy of all runs by epoch to a PNG."""
+    """Write a PNG with the test accuracy of all runs by epoch, and the loss around each minimum."""
     from matplotlib.figure import Figure  # without pyplot it is drawn by Agg, which needs no display
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(5.5 + 4.5 * len(runs), 4.2), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    axes, *planes = figure.subplots(1, 1 + len(runs), width_ratios=[1.2] + [1] * len(runs))
+    landscapes = {f"loss around the minimum of {run.name}": run.minimum.landscape for run in runs}
+    analysis.plot_landscape(landscapes, planes)
     for run in runs:
         accuracy = [100 * a for a in run.test_accuracy]
         label = f"{run.name}: {accuracy[-1]:.1f}% at the end"
         axes.plot(range(1, len(accuracy) + 1), accuracy, marker="o", markersize=3, label=label)
-    axes.set(title=title, xlim=(0, None), xlabel="epoch", ylabel="accuracy on clean test digits (%)")
+    axes.set(title="accuracy", xlim=(0, None), xlabel="epoch", ylabel="accuracy on clean test digits (%)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -194,8 +220,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module("sklearn")
         importlib.import_module("matplotlib")
+        importlib.import_module("scipy")
     except ImportError as error:
-        print(f'The demo needs scikit-learn and matplotlib: pip install "keras_sam[demo]" ({error})', file=sys.stderr)
+        print(
+            f'The demo needs scikit-learn, SciPy and matplotlib: pip install "keras_sam[demo]" ({error})',
+            file=sys.stderr,
+        )
         return 1
     if keras.backend.backend() == "torch":
         # On matrices this small, threads mostly wait for each other.
@@ -216,8 +246,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{table(runs)}\n")
     print(f"{1 - wrong:.1%} of the given labels are right: to fit more is to memorize wrong ones.")
     print("Seconds are those of `fit`, with compilation; the ratio is to SGD.")
+    print(
+        f"Sharpness is the rise of the train loss within {SHARPNESS_RHO} of the weights, the eigenvalue its Hessian's."
+    )
     plot(runs, f"Handwritten digits with {wrong:.0%} of the train labels wrong", args.out)
-    print(f"Test accuracy by epoch: {args.out}")
+    print(f"Test accuracy by epoch, and both loss landscapes: {args.out}")
     failures = [f"{run.name} did not train: {why}." for run in runs if (why := failure(run, data))]
     for line in failures:
         print(line, file=sys.stderr)

@@ -31,7 +31,7 @@ def run(tmp_path, capsys):
     def run(*options):
         code = demo.main([*options, "--out", str(tmp_path / "plot.png")])
         out, err = capsys.readouterr()
-        row = r"^(\w+) +([\d.]+)% +([\d.]+)% +(\d+) +([\d.]+) +([\d.]+)$"
+        row = r"^(\w+) +([\d.]+)% +([\d.]+)% +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +(-?[\d.]+)$"
         rows = {name: [float(n) for n in numbers] for name, *numbers in re.findall(row, out, re.MULTILINE)}
         return code, out, err, rows
 
@@ -46,7 +46,9 @@ def test_a_short_run_prints_the_table_and_writes_the_plot(run, tmp_path):
     assert "rho=0.5" in out
     assert "2/2" in out  # Keras's progress bar
     assert list(rows) == ["SGD", "SAM"]
-    for train_accuracy, test_accuracy, steps, _, _ in rows.values():
+    for train_accuracy, test_accuracy, steps, _, _, sharpness, top_eigenvalue in rows.values():
+        assert sharpness > 0
+        assert top_eigenvalue > 0
         assert 10 < train_accuracy < 80
         assert 10 < test_accuracy < 100
         assert steps == 2 * math.ceil(1437 / 64)
@@ -54,10 +56,14 @@ def test_a_short_run_prints_the_table_and_writes_the_plot(run, tmp_path):
 
 
 def test_table_sets_each_run_beside_the_first():
-    runs = [demo.Run("SGD", [1.0], 0.5, [0.1, 0.25], 46, 2.0), demo.Run("SAM", [1.0], 0.75, [0.9], 46, 5.0)]
+    sharp, wide = (demo.Minimum(0.5, 20.0, None), demo.Minimum(0.1, 1.5, None))
+    runs = [
+        demo.Run("SGD", [1.0], 0.5, [0.1, 0.25], 46, 2.0, sharp),
+        demo.Run("SAM", [1.0], 0.75, [0.9], 46, 5.0, wide),
+    ]
     assert [line.split() for line in demo.table(runs).splitlines()[2:]] == [
-        ["SGD", "50.0%", "25.0%", "46", "2.0", "1.00"],
-        ["SAM", "75.0%", "90.0%", "46", "5.0", "2.50"],
+        ["SGD", "50.0%", "25.0%", "46", "2.0", "1.00", "0.5000", "20.00"],
+        ["SAM", "75.0%", "90.0%", "46", "5.0", "2.50", "0.1000", "1.50"],
     ]
 
 
@@ -68,10 +74,12 @@ def test_both_runs_start_alike_and_see_the_same_batches(run):
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
-def test_sam_is_ahead_by_ten_points_on_clean_test_digits(run, seed):
+def test_sam_is_ahead_by_ten_points_on_clean_test_digits_in_a_flatter_minimum(run, seed):
     code, _, _, rows = run("--seed", seed)
     assert code == 0
     assert rows["SAM"][1] >= rows["SGD"][1] + 10
+    assert rows["SAM"][5] < rows["SGD"][5] / 2  # sharpness
+    assert rows["SAM"][6] < rows["SGD"][6] / 2  # top eigenvalue
 
 
 @pytest.mark.parametrize("name", [name for name in demo.OPTIMIZERS if name != "sam"])
@@ -92,7 +100,7 @@ def test_a_run_that_did_not_train_is_told_from_one_that_did(run):
 
 def test_a_loss_that_is_not_finite_is_a_failure():
     data = demo.load_data(0.4, 0)
-    good = demo.Run("SGD", [2.0, 1.0], 0.6, [0.8, 0.9], 44, 1.0)
+    good = demo.Run("SGD", [2.0, 1.0], 0.6, [0.8, 0.9], 44, 1.0, demo.Minimum(0.5, 20.0, None))
     assert demo.failure(good, data) is None
     assert "not finite" in demo.failure(good._replace(losses=[2.0, math.nan]), data)
 
