@@ -134,6 +134,7 @@ def _surface(ax: Any, result: Landscape, low: float, high: float) -> None:
     losses = np.clip(result.losses.T, low, high)
     ax.plot_surface(first, second, losses, cmap="viridis", vmin=low, vmax=high)
     ax.set(zlim=(low, high), zlabel="loss")
+    ax.locator_params(nbins=5)  # labels in perspective need room
 
 
 def _range(results: Any) -> tuple[float, float]:
