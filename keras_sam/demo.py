@@ -136,9 +136,10 @@ def train(name: str, wrap: Wrap | None, data: Digits, epochs: int, seed: int) ->
 def measure(model: keras.Model, data: Digits) -> Minimum:
     """Look at the loss around the weights of `model`, which stay as they are."""
     x, y = data.x_train, data.y_given
-    spectrum = analysis.hessian_eigenvalues(model, x, y, k=1, batch_size=len(x))
-    landscape = analysis.loss_landscape(model, x, y, dimensions=2, points=LANDSCAPE_POINTS, batch_size=len(x))
-    rise = analysis.sharpness(model, x, y, rho=SHARPNESS_RHO, batch_size=len(x))
+    options: dict[str, Any] = {"batch_size": len(x), "verbose": 0}
+    spectrum = analysis.hessian_eigenvalues(model, x, y, k=1, **options)
+    landscape = analysis.loss_landscape(model, x, y, dimensions=2, points=LANDSCAPE_POINTS, **options)
+    rise = analysis.sharpness(model, x, y, rho=SHARPNESS_RHO, **options)
     return Minimum(rise, float(spectrum.values[0]), landscape)
 
 

@@ -1,5 +1,7 @@
 """Measures of sharpness against dense Hessians and closed forms, and that they leave the model alone."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -159,8 +161,10 @@ def test_sharpness_of_groups_is_the_mean_of_each(model, data):
     x, y = data
     parts = [analysis.sharpness(model, x[i : i + 20], y[i : i + 20], rho=0.5) for i in (0, 20, 40)]
     expected = np.average(parts, weights=[20, 20, 10])
-    assert analysis.sharpness(model, x, y, rho=0.5, batch_size=40, m=20) == pytest.approx(expected, rel=1e-4)
+    assert analysis.sharpness(model, x, y, rho=0.5, m=20) == pytest.approx(expected, rel=1e-4)
     assert expected > analysis.sharpness(model, x, y, rho=0.5)
+    batches = [(x[:40], y[:40]), (x[40:], y[40:])]
+    assert analysis.sharpness(model, batches, rho=0.5, m=20) == pytest.approx(expected, rel=1e-4)
 
 
 def test_landscape_is_the_evaluated_loss_in_the_middle(model, data):
@@ -354,6 +358,7 @@ def test_several_outputs_of_a_model_that_was_never_trained(data):
     x, y = data
     targets = {"a": y, "b": np.ones((50, 1), "float32")}
     line = analysis.loss_landscape(model, x, targets, points=3)
+    assert not any(v.numpy().any() for v in model.metrics_variables)
     assert line.losses[1] == pytest.approx(model.evaluate(x, targets, verbose=0, return_dict=True)["loss"], rel=1e-5)
 
 
@@ -410,7 +415,11 @@ def test_progress_is_shown(model, data, capsys):
     analysis.loss_landscape(model, *data, points=3, verbose=1)
     assert "3/3" in capsys.readouterr().out
     analysis.hessian_eigenvalues(model, *data, k=1, verbose=1)
-    assert "product" in capsys.readouterr().out
+    assert re.search(r"\d+/Unknown.*product\n$", capsys.readouterr().out)
+    analysis.sharpness(model, *data, m=25, verbose=1)
+    assert re.search(r"2/Unknown.*group\n$", capsys.readouterr().out)
+    analysis.hessian_trace(model, *data, samples=2)  # no terminal, no bar
+    assert capsys.readouterr().out == ""
 
 
 def test_flatten_and_back():

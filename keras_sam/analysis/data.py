@@ -57,8 +57,8 @@ class Batches:
             yield tensors, number_of_samples(tensors)
 
     def groups(self, size: int) -> Iterator[tuple[Any, int]]:
-        """Parts of each batch, of `size` samples or fewer."""
-        for batch, samples in self:
+        """Groups of `size` samples, with a smaller last one; from a data set, those of each batch."""
+        for batch, samples in Batches(self.x, self.y, size) if self.arrays else self:
             for begin in range(0, samples, size):
                 end = min(begin + size, samples)
                 yield between(batch, begin, end), end - begin

@@ -22,7 +22,7 @@ def hessian_eigenvalues(
     tolerance: float = 1e-4,
     max_iterations: int = 100,
     seed: int = 0,
-    verbose: int = 0,
+    verbose: int | str = "auto",
 ) -> Spectrum:
     """The outermost eigenvalues of the Hessian of the loss in the trainable weights.
 
@@ -40,7 +40,7 @@ def hessian_eigenvalues(
         tolerance: Residual at which an eigenvalue is found, relative to it.
         max_iterations: Restarts of the Lanczos method after which the search ends with `converged=False`.
         seed: Of the vector the search starts from.
-        verbose: 1 for a progress bar over the products, 0 for none.
+        verbose: 1 for a progress bar over the products, 0 for none, `"auto"` for a bar on a terminal.
 
     Returns:
         A `Spectrum`.
@@ -83,6 +83,7 @@ def hessian_eigenvalues(
     residuals = np.array(
         [np.linalg.norm(product(v) - value * v) for value, v in zip(values, vectors.T, strict=True)], "float64"
     )
+    progress.end()
     return Spectrum(values, vectors, residuals, converged, progress.steps)
 
 
@@ -93,7 +94,7 @@ def hessian_trace(
     samples: int = 100,
     batch_size: int = 32,
     seed: int = 0,
-    verbose: int = 0,
+    verbose: int | str = "auto",
 ) -> Trace:
     """The trace of the Hessian of the loss in the trainable weights, by Hutchinson's estimate.
 
@@ -107,7 +108,7 @@ def hessian_trace(
         samples: Number of random vectors, an integer >= 2.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
         seed: Of the random vectors.
-        verbose: 1 for a progress bar over the products, 0 for none.
+        verbose: 1 for a progress bar over the products, 0 for none, `"auto"` for a bar on a terminal.
 
     Returns:
         A `Trace`.

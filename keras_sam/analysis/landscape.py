@@ -23,7 +23,7 @@ def loss_landscape(
     seed: int = 0,
     directions: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
-    verbose: int = 0,
+    verbose: int | str = "auto",
 ) -> Landscape:
     """The loss at `w + a * d`, or at `w + a * d + b * d2`, for `a` and `b` from `-span` to `span`.
 
@@ -44,7 +44,7 @@ def loss_landscape(
         directions: Instead of random ones: one or two flat vectors over all trainable weights, such as the columns of
             `Spectrum.vectors`. They are taken as they are, and set `dimensions`.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
-        verbose: 1 for a progress bar over the points, 0 for none.
+        verbose: 1 for a progress bar over the points, 0 for none, `"auto"` for a bar on a terminal.
 
     Returns:
         A `Landscape`.
@@ -97,7 +97,7 @@ def interpolate(
     margin: float = 0.25,
     points: int = 31,
     batch_size: int = 32,
-    verbose: int = 0,
+    verbose: int | str = "auto",
 ) -> Landscape:
     """The loss on the line from one solution, at coordinate 0, to another, at coordinate 1.
 
@@ -112,7 +112,7 @@ def interpolate(
         margin: Float >= 0, how far to go beyond both, in multiples of the way between them.
         points: How many, an integer >= 2.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
-        verbose: 1 for a progress bar over the points, 0 for none.
+        verbose: 1 for a progress bar over the points, 0 for none, `"auto"` for a bar on a terminal.
 
     Returns:
         A one-dimensional `Landscape`.

@@ -20,7 +20,7 @@ def sharpness(
     ascent_steps: int = 1,
     batch_size: int = 32,
     m: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = "auto",
 ) -> float:
     r"""The rise of the loss to the worst point that projected gradient ascent finds within `rho` of the weights.
 
@@ -40,8 +40,9 @@ def sharpness(
         ascent_steps: Number of ascent steps, an integer >= 1.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
         m: Number of samples that share a perturbation, as in the paper's m-sharpness: the mean over such groups,
-            cut out of each batch, of the rise of each group's own loss. With `None` all samples share one.
-        verbose: 1 for a progress bar over the groups, 0 for none.
+            in the order of the data and within the batches of a data set, of the rise of each group's own loss,
+            weighted by samples. With `None` all samples share one.
+        verbose: 1 for a progress bar over the groups, 0 for none, `"auto"` for a bar on a terminal.
 
     Returns:
         A float >= 0, in the units of the loss.
@@ -72,6 +73,7 @@ def sharpness(
         total += samples * _rise(objective, [(group, samples)], rho, adaptive, ascent_steps)
         count += samples
         progress.step()
+    progress.end()
     return total / count
 
 

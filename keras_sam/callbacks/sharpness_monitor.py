@@ -11,9 +11,9 @@ from keras_sam.optimizers import arguments
 Measure = Callable[[keras.Model, Any, Any], float]
 
 MEASURES: dict[str, Measure] = {
-    "sharpness": lambda model, x, y: analysis.sharpness(model, x, y),
-    "top_eigenvalue": lambda model, x, y: float(analysis.hessian_eigenvalues(model, x, y, k=1).values[0]),
-    "hessian_trace": lambda model, x, y: analysis.hessian_trace(model, x, y).value,
+    "sharpness": lambda model, x, y: analysis.sharpness(model, x, y, verbose=0),
+    "top_eigenvalue": lambda model, x, y: float(analysis.hessian_eigenvalues(model, x, y, k=1, verbose=0).values[0]),
+    "hessian_trace": lambda model, x, y: analysis.hessian_trace(model, x, y, verbose=0).value,
 }
 
 
