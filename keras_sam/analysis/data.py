@@ -6,15 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-
-def number_of_samples(data: Any) -> int:
-    """The length of the first axis of nested arrays."""
-    return int(next(leaf for leaf in keras.tree.flatten(data) if leaf is not None).shape[0])
-
-
-def between(data: Any, begin: int, end: int) -> Any:
-    """The samples from `begin` to `end` of nested arrays."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[begin:end], data)
+from keras_sam.backend.parts import between, first
 
 
 class Batches:
@@ -54,7 +46,7 @@ class Batches:
         for batch in self._raw():
             data = keras.utils.unpack_x_y_sample_weight(batch)
             tensors = keras.tree.map_structure(lambda leaf: None if leaf is None else _tensor(leaf), data)
-            yield tensors, number_of_samples(tensors)
+            yield tensors, int(first(tensors).shape[0])
 
     def groups(self, size: int) -> Iterator[tuple[Any, int]]:
         """Groups of `size` samples, with a smaller last one; from a data set, those of each batch."""
@@ -70,7 +62,7 @@ class Batches:
         elif not self.arrays:
             yield from self.x
         else:
-            for begin in range(0, number_of_samples(self.x), self.batch_size):
+            for begin in range(0, int(first(self.x).shape[0]), self.batch_size):
                 yield between((self.x, self.y), begin, begin + self.batch_size)
 
 
