@@ -52,3 +52,16 @@ def demo(session: nox.Session) -> None:
     session.install("-e", ".[jax,demo]")
     environment(session, "jax")
     session.run("python", "-m", "keras_sam.demo", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
+def bench(session: nox.Session, backend: str) -> None:
+    """The cost of a step beside that of the backend's other packages; first, that they take the same steps."""
+    session.install("-e", ".[demo]", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
+    # tf_keras asks for a TensorFlow of another name than the one that is there.
+    alone = ["--no-deps"] if backend == "tensorflow" else []
+    session.install(*alone, *nox.project.dependency_groups(PYPROJECT, f"bench-{backend}"))
+    environment(session, backend)
+    session.run("pytest", "-q", "-W", "ignore", "benchmarks/test_peers.py")
+    session.run("python", "benchmarks/step_cost.py", *session.posargs)

@@ -415,9 +415,9 @@ def test_progress_is_shown(model, data, capsys):
     analysis.loss_landscape(model, *data, points=3, verbose=1)
     assert "3/3" in capsys.readouterr().out
     analysis.hessian_eigenvalues(model, *data, k=1, verbose=1)
-    assert re.search(r"\d+/Unknown.*product\n$", capsys.readouterr().out)
+    assert re.search(r"\d+/Unknown.*product *\n$", capsys.readouterr().out)
     analysis.sharpness(model, *data, m=25, verbose=1)
-    assert re.search(r"2/Unknown.*group\n$", capsys.readouterr().out)
+    assert re.search(r"2/Unknown.*group *\n$", capsys.readouterr().out)
     analysis.hessian_trace(model, *data, samples=2)  # no terminal, no bar
     assert capsys.readouterr().out == ""
 

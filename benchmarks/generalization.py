@@ -1,0 +1,159 @@
+"""Train a network with several optimizers, radii and seeds, and keep how well each generalizes.
+
+Each finished run is a line in the file `--out`. A run that stands there already is not made again, so that an
+interrupted sweep goes on where it stopped. `summary.py` shows what came out.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import keras
+import models
+
+import keras_sam
+
+SAM = keras_sam.SAMOptimizer
+# Name: class, options beyond rho, and the radius that suits it on the digits.
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
+    "base": (None, {}, 0.0),
+    "sam": (SAM, {}, 0.5),
+    "sam_quarter": (SAM, {"ascent_fraction": 0.25}, 0.5),
+    "sam_every_5": (SAM, {"interval": 5}, 0.5),
+    "asam": (keras_sam.ASAMOptimizer, {}, 2.0),
+    "gsam": (keras_sam.GSAMOptimizer, {}, 0.3),
+    "looksam": (keras_sam.LookSAMOptimizer, {}, 0.2),
+    "wsam": (keras_sam.WSAMOptimizer, {}, 0.5),
+    "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
+    "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
+    "msam": (keras_sam.MSAMOptimizer, {}, 2.0),
+}
+
+
+def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
+    """Train one network as `run` says; returns what came out."""
+    keras.utils.set_random_seed(run["seed"])
+    data = datasets.load(run["dataset"], file, run["seed"], run["label_noise"], run["train_size"])
+    batches = datasets.Batches(data, run["batch_size"], run["augment"], run["seed"])
+    model = models.MODELS[run["model"]](data.x_train.shape[1:], data.classes)
+    algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
+    passes = 1.0 if algorithm is None else algorithm("sgd", **options).gradient_passes
+    epochs = round(run["epochs"] / passes) if run["equal"] == "passes" else run["epochs"]
+    rate = run["learning_rate"]
+    if run["schedule"] == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=run["weight_decay"] or None)
+    if algorithm is not None:
+        model, optimizer = keras_sam.as_sam_model(model), algorithm(optimizer, rho=run["rho"], **options)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    start = time.perf_counter()
+    model.fit(batches, epochs=epochs, verbose=0)
+    seconds = time.perf_counter() - start
+    test = model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True)
+    fitted = model.evaluate(data.x_train, data.y_train, batch_size=500, verbose=0, return_dict=True)
+    return {
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "train_accuracy": fitted["accuracy"],  # on the labels given
+        "epochs_trained": epochs,
+        "gradient_passes": passes * epochs,  # over the training data
+        "seconds": round(seconds, 2),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
+
+
+def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every run that is asked for."""
+    settings = {
+        name: getattr(args, name)
+        for name in ("model", "epochs", "equal", "batch_size", "learning_rate", "schedule", "weight_decay", "augment")
+    }
+    settings |= {"dataset": Path(args.data).stem if args.data else args.dataset, "train_size": args.train_size}
+    runs = []
+    for noise, name, seed in itertools.product(args.label_noise, args.optimizers, range(args.seeds)):
+        radii = [0.0] if name == "base" else (args.rho or [OPTIMIZERS[name][2]])
+        runs += [settings | {"label_noise": noise, "optimizer": name, "rho": rho, "seed": seed} for rho in radii]
+    return runs
+
+
+def finished(path: Path) -> list[dict[str, Any]]:
+    """The runs in the file, after taking a last line off it that an interrupt cut short."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]))
+    return [json.loads(line)["run"] for line in lines if line.endswith("\n")]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--dataset", choices=["digits", "fashion_mnist", "cifar10", "cifar100"], default="digits", help="%(default)s")
+    add("--data", help="an .npz file with x_train, y_train, x_test, y_test instead")
+    add("--label-noise", type=float, nargs="+", default=[0.4], help="shares of the train labels to redraw (0.4)")
+    add("--train-size", type=int, help="use so many training samples only")
+    add("--model", choices=list(models.MODELS), default="mlp", help="%(default)s")
+    add("--optimizers", type=_names, default=["base", "sam"], help="of " + ",".join(OPTIMIZERS) + " (base,sam)")
+    add("--rho", type=float, nargs="+", help="radii; each optimizer's own for the digits if not given")
+    add("--seeds", type=int, default=3, help="how many (%(default)s)")
+    add("--epochs", type=int, default=60, help="%(default)s")
+    add(
+        "--equal",
+        choices=["epochs", "passes"],
+        default="epochs",
+        help="what all optimizers get as much of (%(default)s)",
+    )
+    add("--batch-size", type=int, default=64, help="%(default)s")
+    add("--learning-rate", type=float, default=0.05, help="%(default)s")
+    add("--schedule", choices=["constant", "cosine"], default="cosine", help="of the learning rate (%(default)s)")
+    add("--weight-decay", type=float, default=0.0, help="%(default)s")
+    add("--augment", action="store_true", help="pad and crop, and flip")
+    add("--out", type=Path, default=Path("generalization.jsonl"), help="%(default)s")
+    args = parser.parse_args(argv)
+    if not all(0 <= noise <= 1 for noise in args.label_noise):
+        parser.error(f"argument --label-noise: must be from 0 to 1. Received: {args.label_noise}")
+    if not all(0 <= rho < math.inf for rho in args.rho or ()):
+        parser.error(f"argument --rho: must be finite and >= 0. Received: {args.rho}")
+    if min(args.seeds, args.epochs, args.batch_size, args.train_size or 1) < 1:
+        parser.error("arguments --seeds, --epochs, --batch-size and --train-size: must be at least 1")
+    return args
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(OPTIMIZERS):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    return names
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make every run that is not in the file yet."""
+    args = parse(argv)
+    if keras.backend.backend() == "torch" and args.model == "mlp":
+        importlib.import_module("torch").set_num_threads(1)  # on small matrices threads mostly wait for each other
+    done, runs = finished(args.out), plan(args)
+    for number, run in enumerate(runs, 1):
+        what = f"{run['label_noise']:.0%} noise, {run['optimizer']} {run['rho']:g}, seed {run['seed']}"
+        label = f"[{number}/{len(runs)}] {what}"
+        if run in done:
+            print(f"{label}: in the file already")
+            continue
+        result = train(run, args.data)
+        with args.out.open("a") as file:
+            file.write(json.dumps({"run": run, "result": result}) + "\n")
+        print(
+            f"{label}: test {result['test_accuracy']:.1%}, train {result['train_accuracy']:.1%}, {result['seconds']} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

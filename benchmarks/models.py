@@ -1,0 +1,67 @@
+"""The networks of the benchmarks."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+
+def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Two hidden layers of 256 units."""
+    hidden = [layers.Dense(256, activation="relu") for _ in range(2)]
+    return keras.Sequential([keras.Input(shape), layers.Flatten(), *hidden, layers.Dense(classes)])
+
+
+def resnet(shape: tuple[int, ...], classes: int, blocks: int, width: int = 1) -> keras.Model:
+    """A residual network for small images: three stages of `blocks` blocks, of 16, 32 and 64 channels times `width`."""
+    inputs = keras.Input(shape)
+    x = _convolution(inputs, 16)
+    for stage, channels in enumerate((16 * width, 32 * width, 64 * width)):
+        for block in range(blocks):
+            x = _block(x, channels, stride=2 if stage and not block else 1)
+    x = layers.GlobalAveragePooling2D()(_norm_relu(x))
+    return keras.Model(inputs, layers.Dense(classes)(x))
+
+
+def transformer(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """An encoder of one block over tokens."""
+    inputs = keras.Input(shape, dtype="int32")
+    x = layers.Embedding(1000, 64)(inputs)
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 16, dropout=0.1)(x, x))
+    hidden = layers.Dense(128, activation="relu")(x)
+    x = layers.LayerNormalization()(x + layers.Dropout(0.1)(layers.Dense(64)(hidden)))
+    return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling1D()(x)))
+
+
+def _convolution(x: Any, channels: int, stride: int = 1, size: int = 3) -> Any:
+    initializer = keras.initializers.HeNormal()
+    return layers.Conv2D(channels, size, stride, "same", use_bias=False, kernel_initializer=initializer)(x)
+
+
+def _norm_relu(x: Any) -> Any:
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def _block(x: Any, channels: int, stride: int) -> Any:
+    """Normalization first, as in wide residual networks."""
+    active = _norm_relu(x)
+    same = stride == 1 and x.shape[-1] == channels
+    shortcut = x if same else _convolution(active, channels, stride, size=1)
+    y = _norm_relu(_convolution(active, channels, stride))
+    return layers.Add()([shortcut, _convolution(y, channels)])
+
+
+MODELS = {
+    "mlp": mlp,
+    "resnet8": lambda shape, classes: resnet(shape, classes, 1),
+    "resnet20": lambda shape, classes: resnet(shape, classes, 3),
+    "resnet32": lambda shape, classes: resnet(shape, classes, 5),
+    "wrn16_4": lambda shape, classes: resnet(shape, classes, 2, width=4),
+}
+
+# Of the step cost: the network, and the shape of its samples.
+NETWORKS = {
+    "mlp": (mlp, (64,)),
+    "resnet20": (MODELS["resnet20"], (32, 32, 3)),
+    "transformer": (transformer, (64,)),
+}

@@ -1,0 +1,161 @@
+"""What a training step costs with each algorithm and with the peers of the backend, as a ratio to its own base.
+
+All contenders of a network stand in one process and take turns, so that a slow moment of the machine meets them all. A
+ratio is taken within each round; shown are the median over rounds and the quartiles.
+"""
+
+import argparse
+import functools
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import generalization
+import keras
+import numpy as np
+import peers
+from models import NETWORKS
+
+import keras_sam
+
+
+class Contender(NamedTuple):
+    """A way to train, and what it is compared with."""
+
+    name: str
+    base: str
+    step: Callable[[], Any]  # one training step, finished when it returns
+    passes: float | None = None
+    slots: float | None = None  # memory beyond the base optimizer's, in copies of the weights
+    flops: Callable[[], float] | None = None
+
+
+def batch(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random data of the network's kind."""
+    rng, shape = np.random.default_rng(0), NETWORKS[name][1]
+    tokens = name == "transformer"
+    x = rng.integers(0, 1000, (size, *shape)) if tokens else rng.normal(size=(size, *shape))
+    return x.astype("int32" if tokens else "float32"), rng.integers(0, 10, size).astype("int32")
+
+
+def ours(network: str, size: int) -> list[Contender]:
+    """The base optimizer and every algorithm around it."""
+    x, y = batch(network, size)
+    build, shape = NETWORKS[network]
+    found = []
+    for name, (algorithm, options, _) in generalization.OPTIMIZERS.items():
+        keras.utils.set_random_seed(0)
+        model, optimizer = keras_sam.as_sam_model(build(shape, 10)), sgd()
+        if algorithm is not None:
+            optimizer = algorithm(optimizer, **options)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        passes = getattr(optimizer, "gradient_passes", 1.0)
+        own = algorithm and functools.partial(slots, model)
+        flops = functools.partial(step_flops, model, (x, y)) if keras.backend.backend() == "jax" else None
+        found.append(Contender(name, "base", functools.partial(model.train_on_batch, x, y), passes, own, flops))
+    return found
+
+
+def sgd() -> keras.optimizers.Optimizer:
+    """The base of all."""
+    return keras.optimizers.SGD(0.01, momentum=0.9)
+
+
+def slots(model: keras.Model) -> float:
+    """The size of a SAM optimizer's own variables, in copies of the trainable weights."""
+    sizes = [
+        sum(int(np.prod(v.shape)) for v in variables)
+        for variables in (
+            model.optimizer.variables,
+            model.optimizer.base_optimizer.variables,
+            model.trainable_variables,
+        )
+    ]
+    return (sizes[0] - sizes[1]) / sizes[2]
+
+
+def step_flops(model: keras.Model, data: Any) -> float:
+    """What XLA counts in one compiled step; of the dearer branch where a step has two."""
+    import jax
+
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = [[v.value for v in group] for group in groups]
+    return float(jax.jit(model.train_step).lower(state, data).compile().cost_analysis()["flops"])
+
+
+def measure(contenders: Sequence[Contender], rounds: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Time `steps` steps of each contender in each of `rounds`; the first call, which compiles, apart."""
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    progress = keras.utils.Progbar((1 + rounds) * len(contenders), unit_name="turn")
+    for turn in range(1 + rounds):
+        for contender in contenders:
+            start = time.perf_counter()
+            for _ in range(steps if turn else 1):
+                contender.step()
+            seconds[contender.name].append((time.perf_counter() - start) / (steps if turn else 1))
+            progress.add(1)
+    result = {}
+    for c in contenders:
+        low, middle, high = np.percentile(np.divide(seconds[c.name][1:], seconds[c.base][1:]), [25, 50, 75])
+        result[c.name] = {
+            "base": c.base,
+            "ratio": middle,
+            "quartiles": [low, high],
+            "milliseconds": 1000 * float(np.median(seconds[c.name][1:])),
+            "first_call_seconds": seconds[c.name][0],
+            "gradient_passes": c.passes,
+            "slots": c.slots() if callable(c.slots) else c.slots,
+            "flops": c.flops() if c.flops else None,
+        }
+    return result
+
+
+def table(result: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table of one network at one batch size."""
+    lines = [
+        "| | ratio to its base | quartiles | gradient passes | slots | first call, s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in result.items():
+        passes, slots = ("" if row[key] is None else f"{row[key]:.3g}" for key in ("gradient_passes", "slots"))
+        low, high = row["quartiles"]
+        spread, first = f"{low:.2f} to {high:.2f}", f"{row['first_call_seconds']:.1f}"
+        lines.append(f"| {name} | {row['ratio']:.2f} | {spread} | {passes} | {slots} | {first} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print tables, and write everything to a JSON file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--networks", nargs="+", choices=list(NETWORKS), default=["resnet20", "transformer"], help="%(default)s"
+    )
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 32], help="%(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="%(default)s")
+    parser.add_argument("--steps", type=int, default=2, help="in each turn (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("step_cost.json"), help="%(default)s")
+    args = parser.parse_args(argv)
+    backend = keras.backend.backend()
+    report = {"backend": backend, "keras": keras.__version__, "machine": platform.machine(), "results": {}}
+    for network in args.networks:
+        for size in args.batch_sizes:
+            contenders = ours(network, size)
+            contenders += [Contender(*peer) for peer in peers.PEERS[backend](network, *batch(network, size))]
+            title = f"{network}, batch {size}, {backend}"
+            print(f"\n{title}")
+            result = measure(contenders, args.rounds, args.steps)
+            print(f"\n{table(result)}")
+            report["results"][title] = result
+            args.out.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

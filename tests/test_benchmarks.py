@@ -1,0 +1,126 @@
+"""The benchmark of generalization: its data, that it goes on where it stopped, and its summary."""
+
+import json
+
+import datasets
+import generalization
+import numpy as np
+import pytest
+import summary
+
+QUICK = ["--label-noise", "0.4", "--epochs", "1", "--seeds", "2", "--train-size", "128"]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    out = tmp_path / "runs.jsonl"
+
+    def run(*options):
+        generalization.main([*QUICK, "--out", str(out), *options])
+        return capsys.readouterr().out, [json.loads(line) for line in out.read_text().splitlines()]
+
+    return run
+
+
+def test_an_interrupted_sweep_goes_on(run, tmp_path, monkeypatch):
+    train, trained = generalization.train, []
+
+    def counted(settings, file):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(settings)
+        return train(settings, file)
+
+    monkeypatch.setattr(generalization, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    path = tmp_path / "runs.jsonl"
+    path.write_text(path.read_text()[:-10])  # the last line, cut short
+    monkeypatch.setattr(generalization, "train", train)
+    out, records = run()
+    assert out.count("in the file already") == 2
+    settings = [(record["run"]["optimizer"], record["run"]["seed"]) for record in records]
+    assert settings == [("base", 0), ("base", 1), ("sam", 0), ("sam", 1)]
+    for record in records:
+        assert 0 < record["result"]["test_accuracy"] < 1
+        assert record["result"]["gradient_passes"] == (2 if record["run"]["optimizer"] == "sam" else 1)
+
+
+def test_equal_passes_and_a_network_with_augmentation(run):
+    _, records = run("--equal", "passes", "--epochs", "2", "--optimizers", "sam", "--seeds", "1", "--rho", "0.1", "0.2")
+    assert [(r["result"]["epochs_trained"], r["result"]["gradient_passes"]) for r in records] == [(1, 2), (1, 2)]
+    assert [r["run"]["rho"] for r in records] == [0.1, 0.2]
+    _, records = run("--model", "resnet8", "--augment", "--optimizers", "base", "--seeds", "1")
+    assert np.isfinite(records[-1]["result"]["test_loss"])
+
+
+def test_data_from_a_file_with_wrong_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{kind}_{part}": rng.integers(0, top, (size, *shape)).astype("uint8")
+        for part, size in (("train", 500), ("test", 50))
+        for kind, top, shape in (("x", 256, (8, 8, 3)), ("y", 10, (1,)))
+    }
+    np.savez(tmp_path / "images.npz", **arrays)
+    clean, noisy = (datasets.load("", str(tmp_path / "images.npz"), 0, noise, 400) for noise in (0.0, 0.5))
+    assert clean.x_train.shape == (400, 8, 8, 3)
+    assert clean.x_train.max() == 1.0
+    assert clean.classes == 10
+    np.testing.assert_array_equal(clean.x_train, noisy.x_train)
+    assert np.mean(clean.y_train != noisy.y_train) == pytest.approx(0.45, abs=0.05)
+    np.testing.assert_array_equal(clean.y_test, arrays["y_test"][:, 0])
+
+
+def test_batches_see_every_sample_once_an_epoch_and_augmentation_moves_them():
+    x = np.random.default_rng(0).random((20, 8, 8, 1), "float32")
+    data = datasets.Data(x, np.arange(20), x, np.arange(20), 20)
+    plain = datasets.Batches(data, 8, augment=False, seed=0)
+    orders = []
+    for _ in range(2):
+        found = [plain[i] for i in range(len(plain))]
+        orders.append(np.concatenate([y for _, y in found]))
+        np.testing.assert_array_equal(np.concatenate([images for images, _ in found]), x[orders[-1]])
+        plain.on_epoch_end()
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
+    assert orders[0].tolist() != orders[1].tolist()
+    images, labels = datasets.Batches(data, 20, augment=True, seed=0)[0]
+    padded = np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    for image, label in zip(images, labels, strict=True):
+        crops = [padded[label, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
+        assert any((crop == image).all() or (crop[:, ::-1] == image).all() for crop in crops)
+    assert not (images == x[labels]).all()
+
+
+def test_summary_has_means_and_standard_errors(tmp_path, capsys):
+    lines = [
+        {
+            "run": {"label_noise": noise, "optimizer": name, "rho": rho, "seed": seed},
+            "result": {"test_accuracy": test, "train_accuracy": 0.5, "gradient_passes": 60.0},
+        }
+        for noise in (0.2, 0.4)
+        for name, rho, tests in (("base", 0.0, (0.7, 0.8)), ("sam", 0.1, (0.9, 0.9)), ("sam", 0.5, (0.95, 0.93)))
+        for seed, test in enumerate(tests)
+    ]
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary.main([str(path), "--plot", str(tmp_path / "plot.png")])
+    printed = capsys.readouterr().out
+    assert "| 20% | base | 0 | 75.0 ± 5.0 | 50.0 | 60 | 2 |" in printed
+    assert "| 40% | sam | 0.5 | 94.0 ± 1.0 | 50.0 | 60 | 2 |" in printed
+    assert summary.best(summary.rows(path.read_text().splitlines()))[0.4, "sam"].rho == 0.5
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimizers", "base,adam"], "unknown: adam"),
+        (["--label-noise", "1.5"], "must be from 0 to 1"),
+        (["--rho", "-1"], "must be finite and >= 0"),
+        (["--seeds", "0"], "must be at least 1"),
+    ],
+)
+def test_bad_options(options, message, capsys):
+    with pytest.raises(SystemExit):
+        generalization.parse(options)
+    assert message in capsys.readouterr().err
