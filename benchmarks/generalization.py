@@ -25,7 +25,7 @@ SAM = keras_sam.SAMOptimizer
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "base": (None, {}, 0.0),
     "sam": (SAM, {}, 0.5),
-    "sam_quarter": (SAM, {"ascent_fraction": 0.25}, 0.5),
+    "sam_quarter": (SAM, {"ascent_fraction": 0.25}, 0.7),
     "sam_every_5": (SAM, {"interval": 5}, 0.5),
     "asam": (keras_sam.ASAMOptimizer, {}, 2.0),
     "gsam": (keras_sam.GSAMOptimizer, {}, 0.3),
@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "wsam": (keras_sam.WSAMOptimizer, {}, 0.5),
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
-    "msam": (keras_sam.MSAMOptimizer, {}, 2.0),
+    "msam": (keras_sam.MSAMOptimizer, {}, 1.5),
 }
 
 

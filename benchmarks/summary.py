@@ -74,7 +74,8 @@ def plot(found: Sequence[Row], path: Path) -> None:
     cost, *more = figure.subplots(1, 1 + curves, squeeze=False)[0]
     middle = noises[len(noises) // 2]
     for index, name in enumerate(names):
-        style = {"color": f"C{index % 10}", "marker": "os^vDP*X"[index % 8], "label": name}
+        color = f"C{(index - 1) % 10}" if index else "black"  # the first is what the others are compared with
+        style = {"color": color, "marker": "os^vDP*X"[index % 8], "label": name}
         if (middle, name) in chosen:
             row = chosen[middle, name]
             cost.errorbar(row.passes, row.mean, row.error, linestyle="", capsize=3, **style)
