@@ -148,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for network in args.networks:
         for size in args.batch_sizes:
             contenders = ours(network, size)
-            contenders += [Contender(*peer) for peer in peers.PEERS[backend](network, *batch(network, size))]
+            others = peers.PEERS[backend](network, *batch(network, size))
+            contenders += [Contender(peer.name, peer.base, peer.step) for peer in others]
             title = f"{network}, batch {size}, {backend}"
             print(f"\n{title}")
             result = measure(contenders, args.rounds, args.steps)

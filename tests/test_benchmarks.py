@@ -6,6 +6,7 @@ import datasets
 import generalization
 import numpy as np
 import pytest
+import step_cost
 import summary
 
 QUICK = ["--label-noise", "0.4", "--epochs", "1", "--seeds", "2", "--train-size", "128"]
@@ -124,3 +125,30 @@ def test_bad_options(options, message, capsys):
     with pytest.raises(SystemExit):
         generalization.parse(options)
     assert message in capsys.readouterr().err
+
+
+def test_step_cost_is_a_ratio_to_the_own_base(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(step_cost.time, "perf_counter", lambda: clock[0])
+
+    def step(seconds):
+        return lambda: clock.__setitem__(0, clock[0] + seconds)
+
+    ours = [
+        step_cost.Contender("base", "base", step(2.0), 1.0),
+        step_cost.Contender("sam", "base", step(3.0), 2.0, 1.0),
+    ]
+    peer = [step_cost.Contender("SGD", "SGD", step(1.0)), step_cost.Contender("SAM", "SGD", step(2.5))]
+    result = step_cost.measure([*ours, *peer], rounds=3, steps=2)
+    assert [row["ratio"] for row in result.values()] == pytest.approx([1.0, 1.5, 1.0, 2.5])
+    lines = step_cost.table(result).splitlines()
+    assert lines[3] == "| sam | 1.50 | 1.50 to 1.50 | 2 | 1 | 3.0 |"
+    assert lines[5] == "| SAM | 2.50 | 2.50 to 2.50 |  |  | 2.5 |"
+
+
+def test_every_algorithm_has_a_step_whose_memory_is_known():
+    found = {contender.name: contender for contender in step_cost.ours("mlp", 16)[:3]}
+    for contender in found.values():
+        contender.step()
+    assert found["sam"].slots() == pytest.approx(1.0)
+    assert found["sam_quarter"].passes == 1.25
