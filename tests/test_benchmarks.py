@@ -1,6 +1,8 @@
 """The benchmark of generalization: its data, that it goes on where it stopped, and its summary."""
 
 import json
+import shlex
+from pathlib import Path
 
 import datasets
 import generalization
@@ -152,3 +154,15 @@ def test_every_algorithm_has_a_step_whose_memory_is_known():
         contender.step()
     assert found["sam"].slots() == pytest.approx(1.0)
     assert found["sam_quarter"].passes == 1.25
+
+
+def test_commands_of_the_readme_are_those_that_made_the_kept_runs():
+    root = Path(__file__).parents[1]
+    lines = (root / "README.md").read_text().replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("python generalization.py")]
+    assert len(commands) == 6
+    for path in ("digits_rho.jsonl", "digits.jsonl"):
+        kept = generalization.finished(root / "benchmarks" / "results" / path)
+        args = [generalization.parse(command) for command in commands]
+        planned = [run for each in args if each.out.name == path for run in generalization.plan(each)]
+        assert sorted(map(str, kept)) == sorted(map(str, planned))
