@@ -47,39 +47,37 @@ def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tup
     """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
     optimizer = model.optimizer
 
-    def climb_and_descend(state: Any) -> tuple[Any, Any]:
+    def climb_and_descend(state: Any, data: Any) -> tuple[Any, Any]:
         if not optimizer.ascent_needs_gradient:
-            return _single_pass(optimizer, step, _climbed(optimizer, state), data, "descent")
-        if optimizer.num_batch_splits is None:
-            return _two_passes(model, step, state, data, "descent")
-        return _parts(model, step, state, data)
+            result = _single_pass(optimizer, step, _climbed(optimizer, state), data, "descent")
+        elif optimizer.num_batch_splits is None:
+            result = _two_passes(model, step, state, data, "descent")
+        else:
+            result = _parts(model, step, state, data)
+        return _undo_if_skipped(optimizer, state, result)
 
-    def single_pass(state: Any) -> tuple[Any, Any]:
+    def single_pass(state: Any, data: Any) -> tuple[Any, Any]:
         logs, new_state = _single_pass(optimizer, step, state, data, "single")
         metrics = new_state[3]
         logs, metrics = _with_sharpness(model, logs, metrics, metrics, metrics)  # nothing new: as in the other branch
-        return logs, (*new_state[:3], metrics)
+        return _undo_if_skipped(optimizer, state, (logs, (*new_state[:3], metrics)))
 
+    run: Callable[..., tuple[Any, Any]] = climb_and_descend
     try:
-        if optimizer.interval == 1:
-            logs, new_state = climb_and_descend(state)
-        else:
+        if optimizer.interval > 1:
             climbs = optimizer.stateless_is_ascent_step(state[2])
-            logs, new_state = _choose(climbs, climb_and_descend, single_pass, state)
+            if isinstance(climbs, jax.core.Tracer):
+                result: tuple[Any, Any] = jax.lax.cond(climbs, climb_and_descend, single_pass, state, data)
+                return result
+            run = climb_and_descend if climbs else single_pass
+            if model._compiled_steps is not None:
+                run = model._compiled_steps.setdefault(run.__name__, jax.jit(run, donate_argnums=0))
+        return run(state, data)
     except BaseException:
         _keep(model, state)
         raise
     finally:
         optimizer.phase = None
-    if optimizer.loss_scaler is not None:
-        new_state = _undo_if_skipped(optimizer, state, new_state)
-    return logs, new_state
-
-
-def _choose(condition: Any, yes: Callable[..., Any], no: Callable[..., Any], state: Any) -> Any:
-    if isinstance(condition, jax.core.Tracer):
-        return jax.lax.cond(condition, yes, no, state)
-    return yes(state) if condition else no(state)
 
 
 def _climbed(optimizer: Any, state: Any) -> Any:
@@ -139,12 +137,15 @@ def _with_sharpness(model: Any, logs: Any, start: Any, first: Any, second: Any) 
     return logs, [scope.get_current_value(v) for v in variables]
 
 
-def _undo_if_skipped(optimizer: Any, before: Any, after: Any) -> Any:
-    """The state after a step, with the weights and statistics from before it if the loss scaler skipped the step.
+def _undo_if_skipped(optimizer: Any, before: Any, result: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The logs and the state after a step, with weights and statistics from before it if the loss scaler skipped it.
 
     It skips a step that overflows, and halves the loss scale. The overflow may be in the second pass
     only, after the statistics have moved, or may have gone into them.
     """
+    if optimizer.loss_scaler is None:
+        return result
+    logs, after = result
     scale = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.loss_scaler.dynamic_scale)
     skipped = after[2][scale] < before[2][scale]
 
@@ -154,7 +155,7 @@ def _undo_if_skipped(optimizer: Any, before: Any, after: Any) -> Any:
     weights, non_trainable_variables = (
         [choose(old, new) for old, new in zip(before[i], after[i], strict=True)] for i in (0, 1)
     )
-    return weights, non_trainable_variables, *after[2:]
+    return logs, (weights, non_trainable_variables, *after[2:])
 
 
 def _keep(model: Any, state: Any) -> None:
@@ -163,7 +164,10 @@ def _keep(model: Any, state: Any) -> None:
     Only in eager mode: in a compiled step the state is a tracer, or was donated to the computation.
     """
     emptied = any(v._value is None for v in model.trainable_variables)
-    if emptied and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+    lost = any(
+        isinstance(leaf, jax.core.Tracer) or getattr(leaf, "is_deleted", bool)() for leaf in jax.tree.leaves(state)
+    )
+    if emptied and not lost:
         names = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
         model._jax_state = dict(zip(names, state, strict=True))
         model._jax_state_synced = False

@@ -46,6 +46,7 @@ class SAMModel:
     optimizer: Any  # set by `compile`
     log_sharpness: bool = True
     _sharpness: SharpnessReading | None = None
+    _compiled_steps: dict[str, Any] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -61,6 +62,24 @@ class SAMModel:
     def train_step(self, *args: Any) -> Any:
         """Make one training step: two passes with a SAM optimizer, one with any other."""
         return sam_train_step(self, *args, train_step=super().train_step)  # type: ignore[misc]
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the function that trains; Keras calls this.
+
+        Where steps differ (`interval`), JAX chooses outside the compiled code, between two compiled steps: XLA runs
+        convolutions inside a condition many times slower on a CPU.
+        """
+        jit_compile: bool = self.jit_compile  # type: ignore[has-type]
+        differ = getattr(self.optimizer, "interval", 1) > 1 and keras.backend.backend() == "jax"
+        if not differ or not jit_compile or self.run_eagerly:  # type: ignore[attr-defined]
+            return super().make_train_function(force)  # type: ignore[misc]
+        if getattr(self, "train_function", None) is None or force:
+            vars(self)["_compiled_steps"] = {}
+        self.jit_compile = False
+        try:
+            return super().make_train_function(force)  # type: ignore[misc]
+        finally:
+            self.jit_compile = jit_compile
 
     def test_step(self, *args: Any) -> Any:
         """Make one evaluation step; its logs have no sharpness."""
