@@ -101,6 +101,30 @@ def test_steps_that_differ_are_chosen_outside_the_compiled_code(images, monkeypa
     assert [step._cache_size() for step in model._compiled_steps.values()] == [1, 1]
 
 
+@pytest.mark.only("jax")
+def test_compiled_steps_are_not_those_of_an_earlier_optimizer(images):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = network(keras_sam.LookSAMOptimizer(sgd(), interval=2))
+    model.train_on_batch(*images)
+    model.compile(keras_sam.LookSAMOptimizer(sgd(), interval=2), loss, run_eagerly=True)
+    model.train_on_batch(*images)
+    assert model._compiled_steps is None
+    assert int(model.optimizer.iterations) == 1
+
+
+def test_the_function_alone_takes_steps_that_differ(images):
+    class Plain(keras.Sequential):
+        def train_step(self, *args):
+            return keras_sam.sam_train_step(self, *args, train_step=super().train_step)
+
+    model = Plain([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras_sam.SAMOptimizer(sgd(), interval=2), loss, run_eagerly=True)
+    for _ in range(2):
+        model.train_on_batch(*images)
+    assert int(model.optimizer.iterations) == 2
+
+
 class CountedTraces(keras.layers.Layer):
     """Counts how often Python runs it, which compiled code does only while it is traced."""
 

@@ -70,8 +70,11 @@ def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tup
                 result: tuple[Any, Any] = jax.lax.cond(climbs, climb_and_descend, single_pass, state, data)
                 return result
             run = climb_and_descend if climbs else single_pass
-            if model._compiled_steps is not None:
-                run = model._compiled_steps.setdefault(run.__name__, jax.jit(run, donate_argnums=0))
+            compiled = getattr(model, "_compiled_steps", None)
+            if compiled is not None:
+                if run.__name__ not in compiled:
+                    compiled[run.__name__] = jax.jit(run, donate_argnums=0)
+                run = compiled[run.__name__]
         return run(state, data)
     except BaseException:
         _keep(model, state)

@@ -125,6 +125,7 @@ class SAMModel:
             self.optimizer = scaler_inside(optimizer)
         two_passes = isinstance(self.optimizer, SAMOptimizer) and self.optimizer.ascent_needs_gradient
         self._sharpness = SharpnessReading() if two_passes and self.log_sharpness else None
+        self._compiled_steps = None  # those of the optimizer before
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a model that was loaded from a file, unless its class has a `compile` of its own."""
