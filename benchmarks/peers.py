@@ -20,7 +20,8 @@ class Peer(NamedTuple):
     name: str
     base: str
     step: Callable[[], Any]
-    weights: Callable[[], Any] | None = None
+    weights: Callable[[], Any]
+    wrong: str | None = None  # where it is not SAM, or not safe
 
 
 def make_model(network: str) -> keras.Model:
@@ -57,7 +58,8 @@ def optax_peers(network: str, x: Any, y: Any) -> list[Peer]:
         def run() -> None:
             held[:] = jax.block_until_ready(step(*held))
 
-        return Peer(name, "optax SGD", run, lambda: held[0])
+        wrong = "a gradient of zero gives NaN weights" if sam else None
+        return Peer(name, "optax SGD", run, lambda: held[0], wrong)
 
     sgd = optax.sgd(LEARNING_RATE, MOMENTUM)
     climb = optax.chain(optax.contrib.normalize(), optax.sgd(RHO))
@@ -92,7 +94,8 @@ def torch_peers(network: str, x: Any, y: Any) -> list[Peer]:
                 backward()
             optimizer.step(*([] if name.endswith("SGD") else [backward]))
 
-        return Peer(name, "torch SGD", run, lambda: [w.detach().numpy() for w in weights])
+        wrong = None if name.endswith("SGD") else "Keras's batch-norm statistics move in both passes; two dropout masks"
+        return Peer(name, "torch SGD", run, lambda: [w.detach().numpy() for w in weights], wrong)
 
     class Fixed:
         """A schedule of the radius, as GSAM wants one."""
@@ -141,7 +144,10 @@ def tf_keras_peers(network: str, x: Any, y: Any) -> list[Peer]:
             with np.load(path) as file:
                 return [file[f"arr_{i}"] for i in range(len(file.files))]
 
-        return Peer(f"tf_keras {name}", "tf_keras SGD", lambda: ask("step", name), weights)
+        wrong = (
+            None if name == "SGD" else "the first pass runs in inference mode; regularizers and `add_loss` are ignored"
+        )
+        return Peer(f"tf_keras {name}", "tf_keras SGD", lambda: ask("step", name), weights, wrong)
 
     return [make("SGD"), make("SharpnessAwareMinimization")]
 

@@ -31,6 +31,8 @@ class Contender(NamedTuple):
     passes: float | None = None
     slots: float | None = None  # memory beyond the base optimizer's, in copies of the weights
     flops: Callable[[], float] | None = None
+    cycle: int = 1  # steps after which the work is the same again
+    wrong: str | None = None
 
 
 def batch(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +57,8 @@ def ours(network: str, size: int) -> list[Contender]:
         passes = getattr(optimizer, "gradient_passes", 1.0)
         own = algorithm and functools.partial(slots, model)
         flops = functools.partial(step_flops, model, (x, y)) if keras.backend.backend() == "jax" else None
-        found.append(Contender(name, "base", functools.partial(model.train_on_batch, x, y), passes, own, flops))
+        step, cycle = functools.partial(model.train_on_batch, x, y), getattr(optimizer, "interval", 1)
+        found.append(Contender(name, "base", step, passes, own, flops, cycle))
     return found
 
 
@@ -92,15 +95,17 @@ def step_flops(model: keras.Model, data: Any) -> float:
 
 
 def measure(contenders: Sequence[Contender], rounds: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Time `steps` steps of each contender in each of `rounds`; the first call, which compiles, apart."""
+    """Time `steps` cycles of each contender in each of `rounds`; the first cycle, which compiles, apart."""
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     progress = keras.utils.Progbar((1 + rounds) * len(contenders), unit_name="turn")
     for turn in range(1 + rounds):
         for contender in contenders:
+            cycles = steps if turn else 1
             start = time.perf_counter()
-            for _ in range(steps if turn else 1):
+            for _ in range(cycles * contender.cycle):
                 contender.step()
-            seconds[contender.name].append((time.perf_counter() - start) / (steps if turn else 1))
+            taken = time.perf_counter() - start
+            seconds[contender.name].append(taken / (cycles * contender.cycle) if turn else taken)
             progress.add(1)
     result = {}
     for c in contenders:
@@ -110,10 +115,11 @@ def measure(contenders: Sequence[Contender], rounds: int, steps: int) -> dict[st
             "ratio": middle,
             "quartiles": [low, high],
             "milliseconds": 1000 * float(np.median(seconds[c.name][1:])),
-            "first_call_seconds": seconds[c.name][0],
+            "first_cycle_seconds": seconds[c.name][0],
             "gradient_passes": c.passes,
             "slots": c.slots() if callable(c.slots) else c.slots,
             "flops": c.flops() if c.flops else None,
+            "wrong": c.wrong,
         }
     return result
 
@@ -121,15 +127,19 @@ def measure(contenders: Sequence[Contender], rounds: int, steps: int) -> dict[st
 def table(result: dict[str, dict[str, Any]]) -> str:
     """A Markdown table of one network at one batch size."""
     lines = [
-        "| | ratio to its base | quartiles | gradient passes | slots | first call, s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| | time over its base | quartiles | gradient passes | FLOPs over base | slots | first steps, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    notes = []
     for name, row in result.items():
         passes, slots = ("" if row[key] is None else f"{row[key]:.3g}" for key in ("gradient_passes", "slots"))
+        flops = "" if row["flops"] is None else f"{row['flops'] / result[row['base']]['flops']:.2f}"
         low, high = row["quartiles"]
-        spread, first = f"{low:.2f} to {high:.2f}", f"{row['first_call_seconds']:.1f}"
-        lines.append(f"| {name} | {row['ratio']:.2f} | {spread} | {passes} | {slots} | {first} |")
-    return "\n".join(lines)
+        spread, first = f"{low:.2f} to {high:.2f}", f"{row['first_cycle_seconds']:.1f}"
+        lines.append(f"| {name} | {row['ratio']:.2f} | {spread} | {passes} | {flops} | {slots} | {first} |")
+        if row["wrong"]:
+            notes.append(f"\n{name}: {row['wrong']}.")
+    return "\n".join(lines + notes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,7 +150,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 32], help="%(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="%(default)s")
-    parser.add_argument("--steps", type=int, default=2, help="in each turn (%(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=1,
+        help="in each turn; five times as many where only every fifth climbs (%(default)s)",
+    )
     parser.add_argument("--out", type=Path, default=Path("step_cost.json"), help="%(default)s")
     args = parser.parse_args(argv)
     backend = keras.backend.backend()
@@ -149,7 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in args.batch_sizes:
             contenders = ours(network, size)
             others = peers.PEERS[backend](network, *batch(network, size))
-            contenders += [Contender(peer.name, peer.base, peer.step) for peer in others]
+            contenders += [
+                Contender(
+                    peer.name, peer.base, peer.step, passes=1.0 if peer.name == peer.base else 2.0, wrong=peer.wrong
+                )
+                for peer in others
+            ]
             title = f"{network}, batch {size}, {backend}"
             print(f"\n{title}")
             result = measure(contenders, args.rounds, args.steps)

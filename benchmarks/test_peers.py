@@ -37,3 +37,65 @@ def test_same_weights_after_five_steps():
         compared.append(name)
     assert "SGD" in compared
     assert len(compared) >= 2
+
+
+def zero_gradients_of_optax(monkeypatch):
+    """All weights of a network whose output does not depend on them, after one step."""
+    build = lambda shape, classes: keras.Sequential(  # noqa: E731
+        [keras.Input(shape), keras.layers.Rescaling(0.0), keras.layers.Dense(classes, use_bias=False)]
+    )
+    monkeypatch.setitem(peers.NETWORKS, "constant", (build, (4,)))
+    _, sam = peers.optax_peers("constant", np.ones((8, 4), "float32"), np.zeros(8, "int32"))
+    sam.step()
+    return [bool(np.isnan(w).all()) for w in sam.weights()], [True]
+
+
+def passes_that_move_statistics_on_torch(monkeypatch):
+    """How often the statistics of a network move in one step of each peer."""
+    moves = []
+
+    class Statistics(keras.layers.Layer):
+        def call(self, x, training=False):
+            moves.append(training)
+            return x
+
+    build = lambda shape, classes: keras.Sequential(  # noqa: E731
+        [keras.Input(shape), Statistics(), keras.layers.Dense(classes)]
+    )
+    monkeypatch.setitem(peers.NETWORKS, "statistics", (build, (4,)))
+    found = []
+    for peer in peers.torch_peers("statistics", np.ones((8, 4), "float32"), np.zeros(8, "int32")):
+        moves.clear()
+        peer.step()
+        found.append(moves.count(True))
+    return found, [1, 2, 2, 2]
+
+
+def passes_in_training_mode_of_tf_keras(monkeypatch):
+    """Whether each pass of a step trains, as its layers see it."""
+    import tf_keras
+
+    modes = []
+
+    class Mode(tf_keras.layers.Layer):
+        def call(self, x, training=False):
+            modes.append(bool(training))
+            return x
+
+    model = tf_keras.Sequential([tf_keras.Input((4,)), Mode(), tf_keras.layers.Dense(1)])
+    sam = tf_keras.models.experimental.SharpnessAwareMinimization(model)
+    sam.compile("sgd", "mse", run_eagerly=True)
+    modes.clear()
+    sam.train_on_batch(np.ones((8, 4), "float32"), np.ones(8, "float32"))
+    return modes, [False, True]
+
+
+def test_the_defects_that_the_table_names(monkeypatch):
+    """On each backend, that of its peers."""
+    defects = {
+        "jax": zero_gradients_of_optax,
+        "torch": passes_that_move_statistics_on_torch,
+        "tensorflow": passes_in_training_mode_of_tf_keras,
+    }
+    found, expected = defects[keras.backend.backend()](monkeypatch)
+    assert found == expected

@@ -137,15 +137,21 @@ def test_step_cost_is_a_ratio_to_the_own_base(monkeypatch):
         return lambda: clock.__setitem__(0, clock[0] + seconds)
 
     ours = [
-        step_cost.Contender("base", "base", step(2.0), 1.0),
-        step_cost.Contender("sam", "base", step(3.0), 2.0, 1.0),
+        step_cost.Contender("base", "base", step(2.0), 1.0, flops=lambda: 10.0),
+        step_cost.Contender("sam", "base", step(3.0), 2.0, 1.0, flops=lambda: 21.0),
     ]
-    peer = [step_cost.Contender("SGD", "SGD", step(1.0)), step_cost.Contender("SAM", "SGD", step(2.5))]
+    turns = iter(range(1000))
+    peer = [
+        step_cost.Contender("SGD", "SGD", step(1.0)),
+        step_cost.Contender("SAM", "SGD", step(2.5), wrong="it falls over"),
+        step_cost.Contender("LookSAM", "SGD", lambda: step(1.0 if next(turns) % 5 else 3.0)(), cycle=5),
+    ]
     result = step_cost.measure([*ours, *peer], rounds=3, steps=2)
-    assert [row["ratio"] for row in result.values()] == pytest.approx([1.0, 1.5, 1.0, 2.5])
+    assert [row["ratio"] for row in result.values()] == pytest.approx([1.0, 1.5, 1.0, 2.5, 1.4])
     lines = step_cost.table(result).splitlines()
-    assert lines[3] == "| sam | 1.50 | 1.50 to 1.50 | 2 | 1 | 3.0 |"
-    assert lines[5] == "| SAM | 2.50 | 2.50 to 2.50 |  |  | 2.5 |"
+    assert lines[3] == "| sam | 1.50 | 1.50 to 1.50 | 2 | 2.10 | 1 | 3.0 |"
+    assert lines[5] == "| SAM | 2.50 | 2.50 to 2.50 |  |  |  | 2.5 |"
+    assert lines[-1] == "SAM: it falls over."
 
 
 def test_every_algorithm_has_a_step_whose_memory_is_known():

@@ -4,6 +4,10 @@ synchronize(gradients)         dense gradients, summed over the replicas of a di
 values(variables)              their tensors, detached from any automatic differentiation
 assign(variables, values)      on every replica
 share(gradient)                a replica's part of a synchronized gradient, to be summed over them again
+global_norm(tensors)           Euclidean norm over all of them
+select(condition, yes, no)     one list of tensors or the other
+displace(variables, slots, steps, finite)  add a step to each variable, and keep what was added in its slot
+replace(variables, slots)      take it back
 sam_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
 differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
 """
@@ -26,5 +30,9 @@ synchronize = _module.synchronize
 values = _module.values
 assign = _module.assign
 share = _module.share
+global_norm = _module.global_norm
+select = _module.select
+displace = _module.displace
+replace = _module.replace
 sam_step = _module.sam_step
 differentiate = _module.differentiate

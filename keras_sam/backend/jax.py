@@ -7,7 +7,10 @@ import jax
 import keras
 from keras import ops
 
+from keras_sam.backend.fused import displace, global_norm, replace, select
 from keras_sam.backend.parts import beginning, split
+
+__all__ = ["displace", "global_norm", "replace", "select"]
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:

@@ -120,9 +120,7 @@ def _guard(model: Any) -> Callable[[], None]:
     def undo_if_skipped() -> None:
         skipped = ops.less(scaler.dynamic_scale, scale)
         now = backend.values(before.variables)
-        backend.assign(
-            before.variables, [ops.where(skipped, old, new) for old, new in zip(before.copies, now, strict=True)]
-        )
+        backend.assign(before.variables, backend.select(skipped, before.copies, now))
 
     return undo_if_skipped
 

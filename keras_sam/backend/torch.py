@@ -1,6 +1,6 @@
 """PyTorch: variables change in place; draws without a Keras seed come from torch's global generators."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,15 +19,48 @@ def values(variables: Sequence[Any]) -> list[Any]:
     return [v.value.detach() for v in variables]
 
 
+@torch.no_grad()
 def assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
     """Give each variable its value."""
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+    if variables:
+        torch._foreach_copy_([v.value for v in variables], values)
 
 
 def share(gradient: Any) -> Any:
     """The gradient itself, as nothing will sum it over replicas."""
     return gradient
+
+
+def global_norm(tensors: Iterable[Any]) -> Any:
+    """Euclidean norm over all elements of all tensors."""
+    return torch.nn.utils.get_total_norm(tensors)
+
+
+def select(condition: Any, yes: Iterable[Any], no: Iterable[Any]) -> list[Any]:
+    """One list of tensors or the other."""
+    return [torch.where(condition, a, b) for a, b in zip(yes, no, strict=True)]
+
+
+@torch.no_grad()
+def displace(variables: Sequence[Any], slots: Sequence[Any], steps: Iterable[Any], finite: Any) -> None:
+    """Add to each variable its step, if they are `finite`; its slot receives what was added.
+
+    One variable at a time, so that no second copy of the weights is needed.
+    """
+    for variable, slot, step in zip(variables, slots, steps, strict=True):
+        value, applied = variable.value, slot.value
+        w = value.to(applied.dtype)
+        # The sum is rounded: only what was really added leads back to `w`.
+        torch.sub((w + torch.where(finite, step, 0.0)).to(value.dtype), w, out=applied)
+        value.copy_(w + applied)
+
+
+@torch.no_grad()
+def replace(variables: Sequence[Any], slots: Sequence[Any]) -> None:
+    """Subtract from each variable what its slot says was added."""
+    for variable, slot in zip(variables, slots, strict=True):
+        value, applied = variable.value, slot.value
+        value.copy_(value - applied)
 
 
 def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:

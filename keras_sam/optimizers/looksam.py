@@ -6,8 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sam import backend
 from keras_sam.optimizers import arguments
-from keras_sam.optimizers.products import global_norm, projection
+from keras_sam.optimizers.products import projection
 from keras_sam.optimizers.two_gradients import TwoGradientOptimizer
 
 
@@ -84,8 +85,8 @@ class LookSAMOptimizer(TwoGradientOptimizer):
         """`g + alpha * (‖g‖ / ‖h‖) h`, and g where h is zero."""
         known = self.known(gradients, variables)
         h = self.ascent_gradients.read(known)
-        length = global_norm(h)
-        scale = self.alpha * global_norm(known.values()) / ops.where(length > 0, length, 1.0)
+        length = backend.global_norm(h)
+        scale = self.alpha * backend.global_norm(known.values()) / ops.where(length > 0, length, 1.0)
         turned = {i: g + scale * each for (i, g), each in zip(known.items(), h, strict=True)}
         return self.shares(turned, gradients, variables)
 

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sam import backend
 from keras_sam.optimizers import arguments
-from keras_sam.optimizers.products import global_norm
 from keras_sam.optimizers.sam import SAMOptimizer
 from keras_sam.optimizers.slots import Slots
 
@@ -78,11 +78,10 @@ class MSAMOptimizer(SAMOptimizer):
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """The gradients as they are; v takes them in, unless they overflowed."""
         known = self.unscaled(self.known(gradients, variables))
-        finite = ops.isfinite(global_norm(known.values()))
+        finite = ops.isfinite(backend.global_norm(known.values()))
         old = self.velocities.read(known)
-        self.velocities.write(
-            {i: ops.where(finite, self.momentum * v + g, v) for (i, g), v in zip(known.items(), old, strict=True)}
-        )
+        new = [self.momentum * v + g for v, g in zip(old, known.values(), strict=True)]
+        self.velocities.write(dict(zip(known, backend.select(finite, new, old), strict=True)))
         return gradients
 
     def get_config(self) -> dict[str, Any]:

@@ -11,11 +11,6 @@ def inner_product(a: Iterable[Any], b: Iterable[Any]) -> Any:
     return sum((ops.sum(x * y) for x, y in zip(a, b, strict=True)), start=0.0)
 
 
-def global_norm(tensors: Iterable[Any]) -> Any:
-    """Euclidean norm."""
-    return ops.sqrt(sum((ops.sum(ops.square(t)) for t in tensors), start=0.0))
-
-
 def projection(a: list[Any], b: list[Any]) -> Any:
     """The number `c` for which `a - c * b` is orthogonal to `b`: a·b / ‖b‖², and 0 if `b` is 0."""
     square = inner_product(b, b)

@@ -9,7 +9,6 @@ from keras import ops
 from keras_sam import backend
 from keras_sam.optimizers import arguments
 from keras_sam.optimizers.gradient_mean import GradientMean
-from keras_sam.optimizers.products import global_norm
 from keras_sam.optimizers.stateless import StatelessSteps
 from keras_sam.optimizers.wrapper import WrapperOptimizer
 
@@ -333,27 +332,22 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         backend.assign(resting, [ops.zeros_like(value) for value in backend.values(resting)])
         if not directions:
             return
-        variables = [self._trainable_variables[i] for i in directions]
+        variables, slots = ([group[i] for i in directions] for group in (self._trainable_variables, self.perturbations))
         weights = [ops.cast(w, self._working_dtype) for w in backend.values(variables)]
         scales = [self.ascent_scale(v, w) for v, w in zip(variables, weights, strict=True)]
         pairs = list(zip(directions.values(), scales, strict=True))
-        norm = global_norm(d if t is None else t * d for d, t in pairs)
+        norm = backend.global_norm(d if t is None else t * d for d, t in pairs)
         length = self._current_rho(norm.dtype) / (norm + self.epsilon)
+        steps = (length * (d if t is None else ops.square(t) * d) for d, t in pairs)
         # An overflow must not reach the weights: NaN - NaN would never leave them.
-        finite = ops.isfinite(norm)
-        # One variable at a time, so that no second copy of the weights is needed.
-        for i, variable, w, (d, t) in zip(directions, variables, weights, pairs, strict=True):
-            e = ops.where(finite, length * (d if t is None else ops.square(t) * d), 0.0)
-            # `w + e` is rounded: only what was really added leads back to `w`.
-            applied = ops.cast(ops.cast(w + e, variable.dtype), w.dtype) - w
-            backend.assign([self.perturbations[i], variable], [applied, ops.cast(w + applied, variable.dtype)])
+        backend.displace(variables, slots, steps, finite=ops.isfinite(norm))
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""
-        for variable, slot in zip(self._trainable_variables, self.perturbations, strict=True):
-            if slot is not None:
-                w, e = backend.values([variable, slot])
-                backend.assign([variable], [ops.cast(ops.cast(w, e.dtype) - e, w.dtype)])
+        pairs = [
+            pair for pair in zip(self._trainable_variables, self.perturbations, strict=True) if pair[1] is not None
+        ]
+        backend.replace([v for v, _ in pairs], [slot for _, slot in pairs])
 
     # A batch in several parts: each is collected in place of a second step, and a single step ends them all.
 

@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_sam import backend
-from keras_sam.optimizers.products import global_norm
 
 
 class Slots:
@@ -49,9 +48,10 @@ class MovingAverage(Slots):
     def update(self, gradients: Mapping[int, Any], weight: float) -> dict[int, Any]:
         """Add `gradients` with `weight`, and return the new average, in which every gradient has its part."""
         (begun,) = backend.values([self.begun])
-        finite = ops.isfinite(global_norm(gradients.values()))
-        old = dict(zip(gradients, self.read(gradients), strict=True))
-        new = {i: ops.where(begun, (1 - weight) * old[i] + weight * g, g) for i, g in gradients.items()}
-        self.write({i: ops.where(finite, value, old[i]) for i, value in new.items()})
+        finite = ops.isfinite(backend.global_norm(gradients.values()))
+        old = self.read(gradients)
+        averages = [(1 - weight) * average + weight * g for average, g in zip(old, gradients.values(), strict=True)]
+        new = dict(zip(gradients, backend.select(begun, averages, gradients.values()), strict=True))
+        self.write(dict(zip(gradients, backend.select(finite, new.values(), old), strict=True)))
         backend.assign([self.begun], [ops.logical_or(begun, finite)])
         return new

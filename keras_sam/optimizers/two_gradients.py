@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_sam.optimizers.products import global_norm
+from keras_sam import backend
 from keras_sam.optimizers.sam import SAMOptimizer
 from keras_sam.optimizers.slots import Slots
 
@@ -36,9 +36,8 @@ class TwoGradientOptimizer(SAMOptimizer):
         """
         descent = self.known(gradients, variables)
         ascent = self.ascent_gradients.read(descent)
-        finite = ops.isfinite(global_norm(ascent))
-        pairs = zip(descent.items(), ascent, strict=True)
-        return {i: ops.where(finite, g, d) for (i, d), g in pairs}, descent
+        finite = ops.isfinite(backend.global_norm(ascent))
+        return dict(zip(descent, backend.select(finite, ascent, descent.values()), strict=True)), descent
 
     def combine(self, ascent: list[Any], descent: list[Any]) -> list[Any]:
         """What the base optimizer receives, of both gradients, variable by variable."""

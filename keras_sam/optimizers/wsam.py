@@ -8,7 +8,6 @@ from keras import ops
 
 from keras_sam import backend
 from keras_sam.optimizers import arguments
-from keras_sam.optimizers.products import global_norm
 from keras_sam.optimizers.two_gradients import TwoGradientOptimizer
 
 
@@ -95,7 +94,7 @@ class WSAMOptimizer(TwoGradientOptimizer):
 
     def _move(self, sharpness: Any) -> None:
         """Take the sharpness off the weights, unless it overflowed."""
-        finite = ops.isfinite(global_norm(sharpness.values()))
+        finite = ops.isfinite(backend.global_norm(sharpness.values()))
         factor = ops.cast(self.learning_rate, self._working_dtype) * self.sharpness_weight
         variables = [self._trainable_variables[i] for i in sharpness]
         for variable, w, s in zip(variables, backend.values(variables), sharpness.values(), strict=True):
