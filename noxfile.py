@@ -3,7 +3,7 @@
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "tests"]
+nox.options.sessions = ["lint", "docs", "tests"]
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -44,6 +44,14 @@ def tests(session: nox.Session, backend: str) -> None:
     session.install("-e", ".[demo]", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
     environment(session, backend)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, in `site/`; a warning or a public name without a docstring is an error."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.run("ruff", "check", "--select", "D1", "keras_sam")
+    session.run("zensical", "build", "--strict", "--clean")
 
 
 @nox.session

@@ -4,7 +4,7 @@ from keras_sam.analysis.hessian import hessian_eigenvalues, hessian_trace
 from keras_sam.analysis.landscape import interpolate, loss_landscape
 from keras_sam.analysis.plots import plot_landscape, plot_spectrum, plot_training
 from keras_sam.analysis.results import Landscape, Spectrum, Trace
-from keras_sam.analysis.sharpness import sharpness
+from keras_sam.analysis.rise import sharpness
 
 __all__ = [
     "Landscape",

@@ -49,14 +49,14 @@ def hessian_eigenvalues(
         ImportError: if SciPy is missing.
         ValueError: if an argument is out of its range, or the model is not compiled or not built.
 
-    Example:
-    >>> import keras, numpy as np
-    >>> from keras_sam import analysis
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.compile(loss="mse")
-    >>> spectrum = analysis.hessian_eigenvalues(model, np.diag([1.0, 2.0, 3.0]), np.zeros((3, 1)), k=1)
-    >>> print(spectrum.values.round(4), spectrum.converged)  # of 2/3 * diag(1, 4, 9)
-    [6.] True
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_sam import analysis
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.compile(loss="mse")
+        >>> spectrum = analysis.hessian_eigenvalues(model, np.diag([1.0, 2.0, 3.0]), np.zeros((3, 1)), k=1)
+        >>> print(spectrum.values.round(4), spectrum.converged)  # of 2/3 * diag(1, 4, 9)
+        [6.] True
     """
     try:
         from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
@@ -116,14 +116,14 @@ def hessian_trace(
     Raises:
         ValueError: if an argument is out of its range, or the model is not compiled or not built.
 
-    Example:
-    >>> import keras, numpy as np
-    >>> from keras_sam import analysis
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.compile(loss="mse")
-    >>> trace = analysis.hessian_trace(model, np.diag([1.0, 2.0, 3.0]), np.zeros((3, 1)))
-    >>> print(round(trace.value, 4), trace.standard_error)  # of 2/3 * diag(1, 4, 9)
-    9.3333 0.0
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_sam import analysis
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.compile(loss="mse")
+        >>> trace = analysis.hessian_trace(model, np.diag([1.0, 2.0, 3.0]), np.zeros((3, 1)))
+        >>> print(round(trace.value, 4), trace.standard_error)  # of 2/3 * diag(1, 4, 9)
+        9.3333 0.0
     """
     arguments.number("samples", samples, lambda value: value >= 2 and value == int(value), "an integer >= 2")
     objective = Objective(model, Batches(x, y, batch_size))

@@ -52,15 +52,15 @@ def loss_landscape(
     Raises:
         ValueError: if an argument is out of its range, or the model is not compiled or not built.
 
-    Example:
-    >>> import keras, numpy as np
-    >>> from keras_sam import analysis
-    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.set_weights([np.array([[3.0]])])
-    >>> model.compile(loss="mse")
-    >>> line = analysis.loss_landscape(model, np.ones((8, 1)), np.zeros((8, 1)), points=3)
-    >>> print(np.sort(line.losses).round(4))  # a filter of norm 3, so 0², 3² and 6²
-    [ 0.  9. 36.]
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_sam import analysis
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([np.array([[3.0]])])
+        >>> model.compile(loss="mse")
+        >>> line = analysis.loss_landscape(model, np.ones((8, 1)), np.zeros((8, 1)), points=3)
+        >>> print(np.sort(line.losses).round(4))  # a filter of norm 3, so 0², 3² and 6²
+        [ 0.  9. 36.]
 
     References:
         [Li et al., 2018, Visualizing the Loss Landscape of Neural Nets](https://arxiv.org/abs/1712.09913)
@@ -121,15 +121,15 @@ def interpolate(
         ValueError: if the weights do not fit the model, an argument is out of its range, or the model is not
             compiled or not built.
 
-    Example:
-    >>> import keras, numpy as np
-    >>> from keras_sam import analysis
-    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.compile(loss="mse")
-    >>> ends = [np.array([[1.0]])], [np.array([[3.0]])]
-    >>> line = analysis.interpolate(model, *ends, np.ones((8, 1)), np.zeros((8, 1)), margin=0.0, points=3)
-    >>> print(line.coordinates, line.losses.round(4))
-    [0.  0.5 1. ] [1. 4. 9.]
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_sam import analysis
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.compile(loss="mse")
+        >>> ends = [np.array([[1.0]])], [np.array([[3.0]])]
+        >>> line = analysis.interpolate(model, *ends, np.ones((8, 1)), np.zeros((8, 1)), margin=0.0, points=3)
+        >>> print(line.coordinates, line.losses.round(4))
+        [0.  0.5 1. ] [1. 4. 9.]
     """
     margin = arguments.number("margin", margin, lambda value: value >= 0, "a float >= 0")
     for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):

@@ -28,13 +28,13 @@ def plot_landscape(
         ValueError: if the results do not have the same dimension, `kind` does not fit them, or there are not as many
             axes as planes.
 
-    Example:
-    >>> import numpy as np
-    >>> from keras_sam import analysis
-    >>> line = analysis.Landscape(np.array([-1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]))
-    >>> ax = analysis.plot_landscape({"SGD": line, "SAM": line})
-    >>> print(ax.get_ylabel())
-    loss
+    Examples:
+        >>> import numpy as np
+        >>> from keras_sam import analysis
+        >>> line = analysis.Landscape(np.array([-1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]))
+        >>> ax = analysis.plot_landscape({"SGD": line, "SAM": line})
+        >>> print(ax.get_ylabel())
+        loss
     """
     named = results if isinstance(results, Mapping) else {title: results}
     dimensions = {result.losses.ndim for result in named.values()}

@@ -33,16 +33,16 @@ class SharpnessMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: if `every` or a name is none of these.
 
-    Example:
-    >>> import keras, numpy as np
-    >>> from keras_sam.callbacks import SharpnessMonitor
-    >>> x, y = np.ones((8, 4)), np.ones((8, 1))
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> monitor = SharpnessMonitor(x, y, measures=["sharpness", "hessian_trace"])
-    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[monitor])
-    >>> sorted(history.history)
-    ['loss', 'measured_hessian_trace', 'measured_sharpness']
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_sam.callbacks import SharpnessMonitor
+        >>> x, y = np.ones((8, 4)), np.ones((8, 1))
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> monitor = SharpnessMonitor(x, y, measures=["sharpness", "hessian_trace"])
+        >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[monitor])
+        >>> sorted(history.history)
+        ['loss', 'measured_hessian_trace', 'measured_sharpness']
     """
 
     def __init__(

@@ -35,14 +35,14 @@ def as_sam_model(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: if `model` is not a Keras model.
 
-    Example:
-    >>> import keras, keras_sam, numpy as np
-    >>> plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    >>> model = keras_sam.as_sam_model(plain)
-    >>> model.compile(keras_sam.SAMOptimizer("sgd"), loss="mse")
-    >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
-    >>> model.layers[0] is plain.layers[0]
-    True
+    Examples:
+        >>> import keras, keras_sam, numpy as np
+        >>> plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model = keras_sam.as_sam_model(plain)
+        >>> model.compile(keras_sam.SAMOptimizer("sgd"), loss="mse")
+        >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
+        >>> model.layers[0] is plain.layers[0]
+        True
     """
     if isinstance(model, SAMModel):
         return model

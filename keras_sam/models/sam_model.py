@@ -28,16 +28,16 @@ class SAMModel:
     Raises:
         TypeError: when the class is defined, if a Keras model stands before `SAMModel`.
 
-    Example:
-    >>> import keras, keras_sam, numpy as np
-    >>> class SAMFunctional(keras_sam.SAMModel, keras.Model):
-    ...     pass
-    >>> inputs = keras.Input((4,))
-    >>> model = SAMFunctional(inputs, keras.layers.Dense(1)(inputs))
-    >>> model.compile(keras_sam.SAMOptimizer("adam", rho=0.05), loss="mse")
-    >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), epochs=2, verbose=0)
-    >>> sorted(history.history)
-    ['loss', 'sharpness']
+    Examples:
+        >>> import keras, keras_sam, numpy as np
+        >>> class SAMFunctional(keras_sam.SAMModel, keras.Model):
+        ...     pass
+        >>> inputs = keras.Input((4,))
+        >>> model = SAMFunctional(inputs, keras.layers.Dense(1)(inputs))
+        >>> model.compile(keras_sam.SAMOptimizer("adam", rho=0.05), loss="mse")
+        >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), epochs=2, verbose=0)
+        >>> sorted(history.history)
+        ['loss', 'sharpness']
 
     References:
         [Foret et al., 2020](https://arxiv.org/abs/2010.01412)

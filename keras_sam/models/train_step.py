@@ -28,21 +28,21 @@ def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any
     Returns:
         What `train_step` returns: the logs, a dict of scalars; on JAX, `(logs, state)`.
 
-    Example:
-    >>> import keras, keras_sam, numpy as np
-    >>> class MyModel(keras.Model):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.dense = keras.layers.Dense(1)
-    ...     def call(self, x):
-    ...         return self.dense(x)
-    ...     def train_step(self, *args):  # (self, data), or (self, state, data) on JAX
-    ...         return keras_sam.sam_train_step(self, *args)
-    >>> model = MyModel()
-    >>> model.compile(keras_sam.SAMOptimizer("sgd"), loss="mse")
-    >>> logs = model.train_on_batch(np.ones((4, 2)), np.ones((4, 1)), return_dict=True)
-    >>> sorted(logs)
-    ['loss']
+    Examples:
+        >>> import keras, keras_sam, numpy as np
+        >>> class MyModel(keras.Model):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.dense = keras.layers.Dense(1)
+        ...     def call(self, x):
+        ...         return self.dense(x)
+        ...     def train_step(self, *args):  # (self, data), or (self, state, data) on JAX
+        ...         return keras_sam.sam_train_step(self, *args)
+        >>> model = MyModel()
+        >>> model.compile(keras_sam.SAMOptimizer("sgd"), loss="mse")
+        >>> logs = model.train_on_batch(np.ones((4, 2)), np.ones((4, 1)), return_dict=True)
+        >>> sorted(logs)
+        ['loss']
     """
     if train_step is None:
         inherited = keras.Model.train_step

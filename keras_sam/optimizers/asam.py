@@ -31,13 +31,13 @@ class ASAMOptimizer(SAMOptimizer):
     Raises:
         ValueError: if an argument is out of its range.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> kernel = keras.Variable([3.0, 0.0], name="kernel")
-    >>> optimizer = keras_sam.ASAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, eta=1.0)
-    >>> optimizer.first_step([keras.ops.array([1.0, 0.0])], [kernel])
-    >>> print(kernel.numpy())  # T = 4, e = 0.5 * 16 / 4
-    [5. 0.]
+    Examples:
+        >>> import keras, keras_sam
+        >>> kernel = keras.Variable([3.0, 0.0], name="kernel")
+        >>> optimizer = keras_sam.ASAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, eta=1.0)
+        >>> optimizer.first_step([keras.ops.array([1.0, 0.0])], [kernel])
+        >>> print(kernel.numpy())  # T = 4, e = 0.5 * 16 / 4
+        [5. 0.]
 
     References:
         [Kwon et al., 2021, ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant

@@ -31,14 +31,14 @@ class GSAMOptimizer(TwoGradientOptimizer):
     Raises:
         ValueError: if an argument is out of its range.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> w = keras.Variable([3.0, 4.0])
-    >>> optimizer = keras_sam.GSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, alpha=0.5)
-    >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
-    >>> optimizer.second_step([keras.ops.array([5.0, 0.0])], [w])
-    >>> print(w.numpy().round(4))  # g' - 0.5 * [0, 4] = [5, -2]
-    [2.5 4.2]
+    Examples:
+        >>> import keras, keras_sam
+        >>> w = keras.Variable([3.0, 4.0])
+        >>> optimizer = keras_sam.GSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, alpha=0.5)
+        >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
+        >>> optimizer.second_step([keras.ops.array([5.0, 0.0])], [w])
+        >>> print(w.numpy().round(4))  # g' - 0.5 * [0, 4] = [5, -2]
+        [2.5 4.2]
 
     References:
         [Zhuang et al., 2022, Surrogate Gap Minimization Improves Sharpness-Aware

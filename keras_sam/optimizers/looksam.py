@@ -41,17 +41,17 @@ class LookSAMOptimizer(TwoGradientOptimizer):
     Raises:
         ValueError: if an argument is out of its range.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> w = keras.Variable([3.0, 4.0])
-    >>> optimizer = keras_sam.LookSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, interval=2, alpha=0.5)
-    >>> optimizer.first_step([keras.ops.array([3.0, 0.0])], [w])
-    >>> optimizer.second_step([keras.ops.array([3.0, 1.0])], [w])  # h = [0, 1]
-    >>> print(w.numpy().round(4), bool(optimizer.is_ascent_step()))
-    [2.7 3.9] False
-    >>> optimizer.single_step([keras.ops.array([2.0, 0.0])], [w])  # [2, 0] + 0.5 * 2 * [0, 1]
-    >>> print(w.numpy().round(4), bool(optimizer.is_ascent_step()))
-    [2.5 3.8] True
+    Examples:
+        >>> import keras, keras_sam
+        >>> w = keras.Variable([3.0, 4.0])
+        >>> optimizer = keras_sam.LookSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, interval=2, alpha=0.5)
+        >>> optimizer.first_step([keras.ops.array([3.0, 0.0])], [w])
+        >>> optimizer.second_step([keras.ops.array([3.0, 1.0])], [w])  # h = [0, 1]
+        >>> print(w.numpy().round(4), bool(optimizer.is_ascent_step()))
+        [2.7 3.9] False
+        >>> optimizer.single_step([keras.ops.array([2.0, 0.0])], [w])  # [2, 0] + 0.5 * 2 * [0, 1]
+        >>> print(w.numpy().round(4), bool(optimizer.is_ascent_step()))
+        [2.5 3.8] True
 
     References:
         [Liu et al., 2022, Towards Efficient and Scalable Sharpness-Aware

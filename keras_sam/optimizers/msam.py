@@ -35,16 +35,16 @@ class MSAMOptimizer(SAMOptimizer):
     Raises:
         ValueError: if an argument is out of its range, or is one that only makes sense with an ascent pass.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> w = keras.Variable([3.0, 4.0])
-    >>> optimizer = keras_sam.MSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5)
-    >>> for _ in range(2):
-    ...     optimizer.first_step(None, [w])
-    ...     print(w.numpy())
-    ...     optimizer.second_step([keras.ops.array([1.0, 0.0])], [w])
-    [3. 4.]
-    [2.4 4. ]
+    Examples:
+        >>> import keras, keras_sam
+        >>> w = keras.Variable([3.0, 4.0])
+        >>> optimizer = keras_sam.MSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5)
+        >>> for _ in range(2):
+        ...     optimizer.first_step(None, [w])
+        ...     print(w.numpy())
+        ...     optimizer.second_step([keras.ops.array([1.0, 0.0])], [w])
+        [3. 4.]
+        [2.4 4. ]
 
     References:
         [Becker et al., 2024, Momentum-SAM: Sharpness Aware Minimization without Computational

@@ -24,13 +24,13 @@ class RhoSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Raises:
         ValueError: if an argument is out of its range, or both learning rates are the same.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> rate = keras.optimizers.schedules.PolynomialDecay(0.1, 100, end_learning_rate=0.0)
-    >>> rho = keras_sam.RhoSchedule(rate, max_learning_rate=0.1, max_rho=0.05, min_rho=0.01)
-    >>> optimizer = keras_sam.GSAMOptimizer(keras.optimizers.SGD(rate), rho=rho)
-    >>> [round(float(rho(step)), 3) for step in (0, 50, 100)]
-    [0.05, 0.03, 0.01]
+    Examples:
+        >>> import keras, keras_sam
+        >>> rate = keras.optimizers.schedules.PolynomialDecay(0.1, 100, end_learning_rate=0.0)
+        >>> rho = keras_sam.RhoSchedule(rate, max_learning_rate=0.1, max_rho=0.05, min_rho=0.01)
+        >>> optimizer = keras_sam.GSAMOptimizer(keras.optimizers.SGD(rate), rho=rho)
+        >>> [round(float(rho(step)), 3) for step in (0, 50, 100)]
+        [0.05, 0.03, 0.01]
 
     References:
         [Zhuang et al., 2022](https://arxiv.org/abs/2203.08065)

@@ -67,18 +67,18 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
             optimizer, or if an argument of the base optimizer, such as `clipnorm`, is given here; when the
             optimizer is built, if a pattern of `perturb` matches no variable.
 
-    Example:
-    >>> import keras, keras_sam, numpy as np
-    >>> class Classifier(keras_sam.SAMModel, keras.Sequential):
-    ...     pass
-    >>> model = Classifier([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
-    >>> model.compile(
-    ...     keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), rho=0.05),
-    ...     loss="sparse_categorical_crossentropy",
-    ... )
-    >>> history = model.fit(np.ones((8, 4)), np.zeros(8), epochs=3, verbose=0)
-    >>> history.history["loss"][-1] < history.history["loss"][0]
-    True
+    Examples:
+        >>> import keras, keras_sam, numpy as np
+        >>> class Classifier(keras_sam.SAMModel, keras.Sequential):
+        ...     pass
+        >>> model = Classifier([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+        >>> model.compile(
+        ...     keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), rho=0.05),
+        ...     loss="sparse_categorical_crossentropy",
+        ... )
+        >>> history = model.fit(np.ones((8, 4)), np.zeros(8), epochs=3, verbose=0)
+        >>> history.history["loss"][-1] < history.history["loss"][0]
+        True
 
     References:
         [Foret et al., 2020, Sharpness-Aware Minimization for Efficiently Improving
@@ -151,16 +151,16 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
             ValueError: if the number of gradients is not that of the variables, or if a list is given where the
                 algorithm needs none, or none where it needs one.
 
-        Example:
-        >>> import keras, keras_sam
-        >>> w = keras.Variable([3.0, 4.0])
-        >>> optimizer = keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5)
-        >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
-        >>> print(w.numpy().round(4))
-        [3.3 4.4]
-        >>> optimizer.second_step([keras.ops.array([3.3, 4.4])], [w])
-        >>> print(w.numpy().round(4))
-        [2.67 3.56]
+        Examples:
+            >>> import keras, keras_sam
+            >>> w = keras.Variable([3.0, 4.0])
+            >>> optimizer = keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5)
+            >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
+            >>> print(w.numpy().round(4))
+            [3.3 4.4]
+            >>> optimizer.second_step([keras.ops.array([3.3, 4.4])], [w])
+            >>> print(w.numpy().round(4))
+            [2.67 3.56]
         """
         if self._perturbed:
             raise RuntimeError(

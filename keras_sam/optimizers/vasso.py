@@ -30,16 +30,16 @@ class VaSSOOptimizer(SAMOptimizer):
     Raises:
         ValueError: if an argument is out of its range.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> w = keras.Variable([3.0, 4.0])
-    >>> optimizer = keras_sam.VaSSOOptimizer(keras.optimizers.SGD(0.0), rho=0.5, theta=0.5)
-    >>> for g in ([1.0, 0.0], [-1.0, 2.0]):
-    ...     optimizer.first_step([keras.ops.array(g)], [w])
-    ...     print(w.numpy())  # the second climb is along [0, 1]
-    ...     optimizer.second_step([keras.ops.array(g)], [w])
-    [3.5 4. ]
-    [3.  4.5]
+    Examples:
+        >>> import keras, keras_sam
+        >>> w = keras.Variable([3.0, 4.0])
+        >>> optimizer = keras_sam.VaSSOOptimizer(keras.optimizers.SGD(0.0), rho=0.5, theta=0.5)
+        >>> for g in ([1.0, 0.0], [-1.0, 2.0]):
+        ...     optimizer.first_step([keras.ops.array(g)], [w])
+        ...     print(w.numpy())  # the second climb is along [0, 1]
+        ...     optimizer.second_step([keras.ops.array(g)], [w])
+        [3.5 4. ]
+        [3.  4.5]
 
     References:
         [Li and Giannakis, 2023, Enhancing Sharpness-Aware Optimization Through Variance

@@ -38,14 +38,14 @@ class WSAMOptimizer(TwoGradientOptimizer):
     Raises:
         ValueError: if an argument is out of its range, or does not go with `decouple=True`.
 
-    Example:
-    >>> import keras, keras_sam
-    >>> w = keras.Variable([3.0, 4.0])
-    >>> optimizer = keras_sam.WSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, gamma=0.5)
-    >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
-    >>> optimizer.second_step([keras.ops.array([3.3, 4.4])], [w])
-    >>> print(w.numpy().round(4))
-    [2.67 3.56]
+    Examples:
+        >>> import keras, keras_sam
+        >>> w = keras.Variable([3.0, 4.0])
+        >>> optimizer = keras_sam.WSAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5, gamma=0.5)
+        >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
+        >>> optimizer.second_step([keras.ops.array([3.3, 4.4])], [w])
+        >>> print(w.numpy().round(4))
+        [2.67 3.56]
 
     References:
         [Yue et al., 2023, Sharpness-Aware Minimization Revisited: Weighted Sharpness as a

@@ -50,14 +50,14 @@ def sharpness(
     Raises:
         ValueError: if an argument is out of its range, or the model is not compiled or not built.
 
-    Example:
-    >>> import keras, numpy as np
-    >>> from keras_sam import analysis
-    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    >>> model.set_weights([np.array([[3.0]])])
-    >>> model.compile(loss="mse")
-    >>> print(round(analysis.sharpness(model, np.ones((8, 1)), np.zeros((8, 1)), rho=0.5), 4))  # 3.5² - 3²
-    3.25
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_sam import analysis
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([np.array([[3.0]])])
+        >>> model.compile(loss="mse")
+        >>> print(round(analysis.sharpness(model, np.ones((8, 1)), np.zeros((8, 1)), rho=0.5), 4))  # 3.5² - 3²
+        3.25
 
     References:
         [Foret et al., 2020](https://arxiv.org/abs/2010.01412)
