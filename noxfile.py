@@ -28,6 +28,13 @@ def environment(session: nox.Session, backend: str) -> None:
     )
 
 
+def install_peers(session: nox.Session, backend: str) -> None:
+    """Install the backend's other packages with SAM."""
+    # tf_keras asks for a TensorFlow of another name than the one that is there.
+    alone = ["--no-deps"] if backend == "tensorflow" else []
+    session.install(*alone, *nox.project.dependency_groups(PYPROJECT, f"bench-{backend}"))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, docstrings and types."""
@@ -67,9 +74,17 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session, backend: str) -> None:
     """The cost of a step beside that of the backend's other packages; first, that they take the same steps."""
     session.install("-e", ".[demo]", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
-    # tf_keras asks for a TensorFlow of another name than the one that is there.
-    alone = ["--no-deps"] if backend == "tensorflow" else []
-    session.install(*alone, *nox.project.dependency_groups(PYPROJECT, f"bench-{backend}"))
+    install_peers(session, backend)
     environment(session, backend)
     session.run("pytest", "-q", "-W", "ignore", "benchmarks/test_peers.py")
     session.run("python", "benchmarks/step_cost.py", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
+def migration(session: nox.Session, backend: str) -> None:
+    """The migration guides, with the packages that they come from."""
+    session.install("-e", ".", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
+    install_peers(session, backend)
+    environment(session, backend)
+    session.run("pytest", "--peers", "tests/test_migration.py", "tests/test_migration_defects.py", *session.posargs)

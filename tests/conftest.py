@@ -8,11 +8,17 @@ import reference
 import keras_sam
 
 
+def pytest_addoption(parser):
+    parser.addoption("--peers", action="store_true", help="run the tests that need the packages to migrate from, too")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of another backend's own modes, such as `tf.function`."""
+    """Leave out tests of another backend's own modes, such as `tf.function`, and of packages nobody asked for."""
 
     def belongs(item):
         marker = item.get_closest_marker("only")
+        if item.get_closest_marker("peer") and not config.getoption("peers"):
+            return False
         return marker is None or keras.backend.backend() in marker.args
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])

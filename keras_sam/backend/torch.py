@@ -105,13 +105,14 @@ class _Snapshot(memory.Snapshot):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def __init__(self, variables: Sequence[Any]) -> None:
-        super().__init__([*variables, global_seed_generator().state])
+        self.variables = [*variables, global_seed_generator().state]
+        self.copies = [value.clone() for value in values(self.variables)]
         self.cpu = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def put_back(self) -> None:
-        super().put_back()
+        assign(self.variables, self.copies)
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)
