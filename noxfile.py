@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "tests", "wheel", "minimums"]
+nox.options.sessions = ["lint", "tests", "wheel"]
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
