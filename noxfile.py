@@ -1,9 +1,15 @@
-"""Sessions that test, check and show the project; `nox -l` lists them."""
+"""Sessions that test, check, build and show the project; `nox -l` lists them."""
+
+import shutil
+import sys
+from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "docs", "tests"]
+nox.options.sessions = ["lint", "docs", "tests", "wheel"]
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -11,10 +17,12 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # What each session installs of its backend, and nothing of the others. PyTorch stands at one version, because
 # an open range may choose a build with gigabytes of GPU libraries.
 BACKENDS = {
-    "tensorflow": ["tensorflow-cpu; sys_platform == 'linux'", "tensorflow; sys_platform != 'linux'", "tensorboard"],
+    "tensorflow": ["tensorflow-cpu; sys_platform == 'linux'", "tensorflow; sys_platform != 'linux'"],
     "jax": ["jax"],
     "torch": ["torch==2.13.0"],
 }
+
+on_each_backend = nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
 
 
 def environment(session: nox.Session, backend: str) -> None:
@@ -35,6 +43,23 @@ def install_peers(session: nox.Session, backend: str) -> None:
     session.install(*alone, *nox.project.dependency_groups(PYPROJECT, f"bench-{backend}"))
 
 
+def oldest(specifiers: SpecifierSet) -> str:
+    """The version of the one `>=` among them."""
+    (version,) = [specifier.version for specifier in specifiers if specifier.operator == ">="]
+    return version
+
+
+def pinned(backend: str) -> list[str]:
+    """What the project depends on, on `backend`, each at the oldest version that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    groups = [project["optional-dependencies"][name] for name in (backend, "analysis", "plot", "demo")]
+    requirements = [Requirement(text) for group in (project["dependencies"], *groups) for text in group]
+    pins = {r.name: oldest(r.specifier) for r in requirements if r.name != project["name"]}
+    if "tensorflow" in pins and sys.platform == "linux":
+        pins["tensorflow-cpu"] = pins.pop("tensorflow")  # the same without gigabytes of GPU libraries
+    return [f"{name}=={version}" for name, version in pins.items()]
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, docstrings and types."""
@@ -45,12 +70,56 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
+@on_each_backend
 def tests(session: nox.Session, backend: str) -> None:
-    """The test suite and the examples in docstrings, on one backend."""
-    session.install("-e", ".[demo]", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
+    """The test suite and the examples in docstrings, on one backend, with the packages that users come from."""
+    more = ["tensorboard"] if backend == "tensorflow" else []  # for Keras's callback
+    session.install("-e", ".[demo]", *BACKENDS[backend], *more, *nox.project.dependency_groups(PYPROJECT, "test"))
+    install_peers(session, backend)
     environment(session, backend)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--peers", *session.posargs)
+
+
+@nox.session(python=oldest(SpecifierSet(PYPROJECT["project"]["requires-python"])))
+@on_each_backend
+def minimums(session: nox.Session, backend: str) -> None:
+    """The core of the test suite on the oldest supported versions: Python, Keras, one backend and the others.
+
+    The core is what meets Keras and the backend most closely: the optimizer by hand, the training step in `fit`,
+    files, low precision; and the plots, for matplotlib. What is left out runs in `tests` on the newest versions, and
+    takes several times as long: other combinations of the same calls. `nox -s minimums -- tests` runs all.
+    """
+    session.install("-e", ".[demo]", *pinned(backend), *nox.project.dependency_groups(PYPROJECT, "test"))
+    environment(session, backend)
+    core = [f"tests/test_{name}.py" for name in ("sam", "sam_model", "saving", "mixed_precision", "plots")]
+    # Old packages call what newer ones beside them have deprecated since.
+    session.run("pytest", "-W", "ignore::DeprecationWarning", *(session.posargs or core))
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """What a release uploads, in `dist/`: the sdist, and the wheel that is built from it; and a user's type check."""
+    session.install("build", "twine", *nox.project.dependency_groups(PYPROJECT, "lint"))
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    session.install("numpy")
+    session.install("--no-deps", *map(str, Path("dist").glob("*.whl")))
+    user = Path("tests/workers/typed_user.py").resolve()
+    session.chdir(session.create_tmp())  # out of the source tree, with mypy's own settings
+    session.run("mypy", "--strict", "--config-file=", str(user))
+
+
+@nox.session(requires=["build"])
+@on_each_backend
+def wheel(session: nox.Session, backend: str) -> None:
+    """The built wheel alone, used outside the source tree on one backend."""
+    (built,) = Path("dist").glob("*.whl")
+    session.install(str(built), *BACKENDS[backend])
+    environment(session, backend)
+    smoke = Path("tests/workers/smoke.py").resolve()
+    session.chdir(session.create_tmp())
+    session.run("python", "-I", str(smoke))
 
 
 @nox.session
@@ -70,7 +139,7 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
+@on_each_backend
 def bench(session: nox.Session, backend: str) -> None:
     """The cost of a step beside that of the backend's other packages; first, that they take the same steps."""
     session.install("-e", ".[demo]", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
@@ -78,13 +147,3 @@ def bench(session: nox.Session, backend: str) -> None:
     environment(session, backend)
     session.run("pytest", "-q", "-W", "ignore", "benchmarks/test_peers.py")
     session.run("python", "benchmarks/step_cost.py", *session.posargs)
-
-
-@nox.session
-@nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
-def migration(session: nox.Session, backend: str) -> None:
-    """The migration guides, with the packages that they come from."""
-    session.install("-e", ".", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
-    install_peers(session, backend)
-    environment(session, backend)
-    session.run("pytest", "--peers", "tests/test_migration.py", "tests/test_migration_defects.py", *session.posargs)

@@ -93,7 +93,7 @@ def test_custom_step_in_front_sees_the_logs_of_the_first_pass(data):
 
     model = InFront(layers())
     model.compile(sam(), "mse")
-    loss = model.evaluate(*data, verbose=0)
+    loss = float(model.evaluate(*data, verbose=0))
     logs = model.train_on_batch(*data, return_dict=True)
     assert logs["twice"] == pytest.approx(2 * loss, rel=1e-5)
 
