@@ -1,5 +1,6 @@
 """The contract that every algorithm and every option keeps; their trajectories are in `test_trajectories.py`."""
 
+import inspect
 import pickle
 
 import family
@@ -416,3 +417,14 @@ def test_rho_schedule():
     ):
         with pytest.raises(ValueError, match=message):
             keras_sam.RhoSchedule(**{"learning_rate": rate, "max_learning_rate": 0.2, "max_rho": 0.5} | options)
+
+
+@pytest.mark.only("tensorflow")
+@pytest.mark.parametrize("algorithm", [name for name in keras_sam.__all__ if name.endswith("Optimizer")])
+def test_autograph_can_transform_every_method(algorithm):
+    """In a user's `tf.function`; else TensorFlow prints a long warning at the first step."""
+    import tensorflow as tf
+
+    for _, method in inspect.getmembers(getattr(keras_sam, algorithm), inspect.isfunction):
+        if method.__module__.startswith("keras_sam.optimizers"):
+            assert tf.autograph.to_code(method)

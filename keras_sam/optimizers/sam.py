@@ -273,6 +273,7 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
 
     def remember(self, gradients: Mapping[int, Any]) -> None:
         """Keep what the descent needs of the ascent gradients."""
+        return  # AutoGraph wants a body
 
     def ascent_directions(self, gradients: Mapping[int, Any]) -> Mapping[int, Any]:
         """The direction in which to climb, given the gradients of the variables that are to be perturbed."""
