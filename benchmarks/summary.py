@@ -44,11 +44,12 @@ def table(found: Sequence[Row]) -> str:
         "| label noise | optimizer | rho | test accuracy | train accuracy | gradient passes | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [
-        f"| {row.noise:.0%} | {row.optimizer} | {row.rho:g} | {row.mean:.1f} ± {row.error:.1f} | {row.train:.1f} "
-        f"| {row.passes:g} | {row.seeds} |"
-        for row in found
-    ]
+    for row in found:
+        spread = f" ± {row.error:.1f}" if row.seeds > 1 else ""
+        lines.append(
+            f"| {row.noise:.0%} | {row.optimizer} | {row.rho:g} | {row.mean:.1f}{spread} | {row.train:.1f} "
+            f"| {row.passes:g} | {row.seeds} |"
+        )
     return "\n".join(lines)
 
 

@@ -140,17 +140,19 @@ def test_step_cost_is_a_ratio_to_the_own_base(monkeypatch):
         step_cost.Contender("base", "base", step(2.0), 1.0, flops=lambda: 10.0),
         step_cost.Contender("sam", "base", step(3.0), 2.0, 1.0, flops=lambda: 21.0),
     ]
+    looking = step_cost.Contender("every 5", "base", step(2.0), 1.2, flops=lambda: 20.0, cycle=5)
     turns = iter(range(1000))
     peer = [
         step_cost.Contender("SGD", "SGD", step(1.0)),
         step_cost.Contender("SAM", "SGD", step(2.5), wrong="it falls over"),
         step_cost.Contender("LookSAM", "SGD", lambda: step(1.0 if next(turns) % 5 else 3.0)(), cycle=5),
     ]
-    result = step_cost.measure([*ours, *peer], rounds=3, steps=2)
-    assert [row["ratio"] for row in result.values()] == pytest.approx([1.0, 1.5, 1.0, 2.5, 1.4])
+    result = step_cost.measure([*ours, *peer, looking], rounds=3, steps=2)
+    assert [row["ratio"] for row in result.values()] == pytest.approx([1.0, 1.5, 1.0, 2.5, 1.4, 1.0])
     lines = step_cost.table(result).splitlines()
     assert lines[3] == "| sam | 1.50 | 1.50 to 1.50 | 2 | 2.10 | 1 | 3.0 |"
     assert lines[5] == "| SAM | 2.50 | 2.50 to 2.50 |  |  |  | 2.5 |"
+    assert lines[7] == "| every 5 | 1.00 | 1.00 to 1.00 | 1.2 | 1.20 |  | 10.0 |"
     assert lines[-1] == "SAM: it falls over."
 
 
