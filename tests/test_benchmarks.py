@@ -168,8 +168,8 @@ def test_commands_of_the_readme_are_those_that_made_the_kept_runs():
     root = Path(__file__).parents[1]
     lines = (root / "README.md").read_text().replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[2:] for line in lines if line.startswith("python generalization.py")]
-    assert len(commands) == 6
-    for path in ("digits_rho.jsonl", "digits.jsonl"):
+    assert len(commands) == 11
+    for path in ("digits_rho.jsonl", "digits.jsonl", "cifar10.jsonl"):
         kept = generalization.finished(root / "benchmarks" / "results" / path)
         args = [generalization.parse(command) for command in commands]
         planned = [run for each in args if each.out.name == path for run in generalization.plan(each)]
