@@ -20,7 +20,7 @@ BLOCKS = [
     (path, backend, code)
     for path, text in PAGES.items()
     if "migration" not in path  # those have a test of their own
-    for backend, code in re.findall(r"^```python *(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for backend, code in re.findall(r"(?:^<!-- (\w+) -->\n)?^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 ]
 HERE = [(path, code) for path, backend, code in BLOCKS if backend in ("", keras.backend.backend())]
 

@@ -1,9 +1,11 @@
 """The migration guides' code blocks, as they stand: before and after train to the same weights.
 
-The fence of a block says what it is: `start` (weights and data), `before`, `after`, or `shown`, which is not run; then
-the backend that it needs, if any, and `splits` if it splits its batches. Blocks of an old package run with `--peers`.
+A comment before a block says what it is: `start` (weights and data), `before`, `after`, or `shown`, which is not run;
+then the backend that it needs, if any, and `splits` if it splits its batches. Blocks of an old package run with
+`--peers`.
 """
 
+import re
 import sys
 import types
 from pathlib import Path
@@ -25,7 +27,7 @@ class Block(NamedTuple):
 
     page: str
     number: int
-    words: frozenset[str]  # of its fence
+    words: frozenset[str]  # of the comment before it
     code: str
 
     @property
@@ -44,17 +46,8 @@ class Block(NamedTuple):
 
 def read(path):
     """The blocks of a page."""
-    blocks, words, lines = [], None, []
-    for line in path.read_text().splitlines():
-        if line.startswith("```") and words is None:
-            words, lines = line[3:].split(), []
-        elif line.startswith("```"):
-            assert words[0] == "python"
-            blocks.append(Block(path.stem, len(blocks), frozenset(words[1:]), "\n".join(lines)))
-            words = None
-        else:
-            lines.append(line)
-    return blocks
+    found = re.findall(r"(?:^<!-- ([\w ]+) -->\n)?^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [Block(path.stem, number, frozenset(words.split()), code) for number, (words, code) in enumerate(found)]
 
 
 BLOCKS = [block for path in sorted(FOLDER.glob("*.md")) for block in read(path)]
