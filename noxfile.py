@@ -77,7 +77,13 @@ def tests(session: nox.Session, backend: str) -> None:
     session.install("-e", ".[demo]", *BACKENDS[backend], *more, *nox.project.dependency_groups(PYPROJECT, "test"))
     install_peers(session, backend)
     environment(session, backend)
-    session.run("pytest", "--peers", *session.posargs)
+    if backend == "jax":  # tests that compile the same program compile it once
+        session.env.update(
+            JAX_COMPILATION_CACHE_DIR=str(Path(session.create_tmp()) / "compiled"),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0",
+        )
+    session.run("pytest", "--peers", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", *session.posargs)
 
 
 @nox.session(python=oldest(SpecifierSet(PYPROJECT["project"]["requires-python"])))

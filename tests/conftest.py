@@ -25,6 +25,25 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if belongs(item)]
 
 
+MODES = {"default": {}, "eager": {"run_eagerly": True}, "compiled": {"jit_compile": True}}
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    """How a model is compiled."""
+    return MODES[request.param]
+
+
+# PyTorch takes half a minute to compile a Keras step, so there a few tests do it for all.
+COMPILED_ELSEWHERE = pytest.param("compiled", marks=pytest.mark.only("tensorflow", "jax"))
+
+
+@pytest.fixture(params=["default", "eager", COMPILED_ELSEWHERE])
+def quick_mode(request):
+    """How a model is compiled, where that takes no time."""
+    return MODES[request.param]
+
+
 class SAMSequential(keras_sam.SAMModel, keras.Sequential):
     """A Sequential that trains with SAM."""
 

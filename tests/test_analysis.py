@@ -23,8 +23,8 @@ def data():
 
 
 @pytest.fixture
-def model(data):
-    """Batch norm, dropout and a regularizer, trained for a moment; 81 weights."""
+def model():
+    """Batch norm with statistics, dropout and a regularizer; 81 weights."""
     model = SAMSequential(
         [
             keras.Input((5,)),
@@ -34,7 +34,15 @@ def model(data):
             layers.Dense(3),
         ]
     )
+    rng = np.random.default_rng(2)
+    model.set_weights([w + rng.uniform(0, 0.2, w.shape) for w in model.get_weights()])
     model.compile(keras_sam.SAMOptimizer("adam"), LOSS, metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture
+def trained(model, data):
+    """With the state of an optimizer and of metrics."""
     model.fit(*data, batch_size=10, epochs=2, verbose=0)
     return model
 
@@ -202,17 +210,17 @@ def test_directions_have_the_norm_of_each_filter():
     assert not found[3].any()
 
 
-def test_interpolation_ends_at_both_solutions(model, data):
+def test_interpolation_ends_at_both_solutions(trained, data):
     solutions, losses = [], []
     for _ in range(2):
-        solutions.append(model.get_weights())
-        losses.append(model.evaluate(*data, verbose=0, return_dict=True)["loss"])
-        model.fit(*data, epochs=3, verbose=0)
-    line = analysis.interpolate(model, *solutions, *data, margin=0.5, points=5)
+        solutions.append(trained.get_weights())
+        losses.append(trained.evaluate(*data, verbose=0, return_dict=True)["loss"])
+        trained.fit(*data, epochs=3, verbose=0)
+    line = analysis.interpolate(trained, *solutions, *data, margin=0.5, points=5)
     np.testing.assert_allclose(line.coordinates, [-0.5, 0.0, 0.5, 1.0, 1.5])
     np.testing.assert_allclose(line.losses[[1, 3]], losses, rtol=1e-5)
     with pytest.raises(ValueError, match=r"`weights_b` must have the shapes of `model.get_weights"):
-        analysis.interpolate(model, solutions[0], solutions[1][:-1], *data)
+        analysis.interpolate(trained, solutions[0], solutions[1][:-1], *data)
 
 
 class Sequence(keras.utils.PyDataset):
@@ -292,11 +300,11 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_the_model_stays_as_it_was(model, data, call, monkeypatch):
-    before = state(model)
+def test_the_model_stays_as_it_was(trained, data, call, monkeypatch):
+    before = state(trained)
     np.random.seed(7)
-    CALLS[call](model, *data)
-    compare(state(model), before)
+    CALLS[call](trained, *data)
+    compare(state(trained), before)
     assert np.random.random() == np.random.RandomState(7).random()
     calls = []
     mean = Objective._mean
@@ -309,8 +317,8 @@ def test_the_model_stays_as_it_was(model, data, call, monkeypatch):
 
     monkeypatch.setattr(Objective, "_mean", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        CALLS[call](model, *data)
-    compare(state(model), before)
+        CALLS[call](trained, *data)
+    compare(state(trained), before)
 
 
 def compare(found, expected):

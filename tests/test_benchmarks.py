@@ -164,13 +164,21 @@ def test_every_algorithm_has_a_step_whose_memory_is_known():
     assert found["sam_quarter"].passes == 1.25
 
 
-def test_commands_of_the_readme_are_those_that_made_the_kept_runs():
-    root = Path(__file__).parents[1]
-    lines = (root / "README.md").read_text().replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line)[2:] for line in lines if line.startswith("python generalization.py")]
-    assert len(commands) == 11
-    for path in ("digits_rho.jsonl", "digits.jsonl", "cifar10.jsonl"):
-        kept = generalization.finished(root / "benchmarks" / "results" / path)
-        args = [generalization.parse(command) for command in commands]
-        planned = [run for each in args if each.out.name == path for run in generalization.plan(each)]
-        assert sorted(map(str, kept)) == sorted(map(str, planned))
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("script", sorted(RESULTS.glob("*.sh")), ids=lambda script: script.name)
+def test_a_script_plans_the_runs_that_are_kept_beside_it(script):
+    lines = script.read_text().replace("\\\n", " ").splitlines()
+    commands = [
+        shlex.split(line.removesuffix('"$@"'))[2:] for line in lines if line.startswith("python generalization")
+    ]
+    args = [generalization.parse(command) for command in commands]
+    assert {each.out.name for each in args} == {script.with_suffix(".jsonl").name}
+    planned = [run for each in args for run in generalization.plan(each)]
+    kept = generalization.finished(script.with_suffix(".jsonl"))
+    assert sorted(map(str, kept)) == sorted(map(str, planned))
+
+
+def test_every_file_of_runs_has_its_script():
+    assert {path.stem for path in RESULTS.glob("*.jsonl")} == {path.stem for path in RESULTS.glob("*.sh")}

@@ -3,17 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from conftest import SAMFunctional, SAMSequential, weights_of
+from conftest import MODES, SAMFunctional, SAMSequential, weights_of
 from keras import ops
 
 import keras_sam
-
-MODES = {"default": {}, "eager": {"run_eagerly": True}, "compiled": {"jit_compile": True}}
-
-
-@pytest.fixture(params=MODES)
-def mode(request):
-    return MODES[request.param]
 
 
 class Recorder(keras.layers.Layer):
@@ -69,10 +62,10 @@ class SAMUnbuilt(keras_sam.SAMModel, Unbuilt):
     pass
 
 
-def test_first_step_of_a_model_that_is_not_built(mode, classification):
+def test_first_step_of_a_model_that_is_not_built(quick_mode, classification):
     x, y = classification
     model = SAMUnbuilt()
-    model.compile(sam(rho=3.0), "sparse_categorical_crossentropy", metrics=["accuracy"], **mode)
+    model.compile(sam(rho=3.0), "sparse_categorical_crossentropy", metrics=["accuracy"], **quick_mode)
     model.train_on_batch(x, y)
     np.testing.assert_allclose(model.norm.moving_mean.numpy(), 0.5 * x.mean(0), atol=1e-6)
     model.fit(x, y, batch_size=len(x), verbose=0)
@@ -81,10 +74,10 @@ def test_first_step_of_a_model_that_is_not_built(mode, classification):
     assert [float(v.numpy()) for v in accuracy.variables if v.name == "count"] == [len(x)]
 
 
-def test_reported_loss_and_metrics_are_those_of_the_clean_pass(mode, classification):
+def test_reported_loss_and_metrics_are_those_of_the_clean_pass(quick_mode, classification):
     x, y = classification
     model = SAMSequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])
-    model.compile(sam(rho=5.0), "sparse_categorical_crossentropy", metrics=["accuracy"], **mode)
+    model.compile(sam(rho=5.0), "sparse_categorical_crossentropy", metrics=["accuracy"], **quick_mode)
     expected = model.evaluate(x, y, batch_size=len(x), return_dict=True, verbose=0)
     logs = model.train_on_batch(x, y, return_dict=True)
     assert logs.pop("sharpness") > 0.1

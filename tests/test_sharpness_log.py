@@ -9,7 +9,6 @@ from conftest import SAMSequential
 import keras_sam
 from keras_sam.models.sharpness import SharpnessReading
 
-MODES = {"default": {}, "eager": {"run_eagerly": True}, "compiled": {"jit_compile": True}}
 RHO = 0.3
 
 
@@ -52,10 +51,9 @@ def fit(two_layer, batches):
     return fit
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("options", [{}, {"num_batch_splits": 4}, {"interval": 3}], ids=["sam", "splits", "interval"])
-def test_equals_the_losses_by_hand(fit, batches, options, mode):
-    history = fit(sam(**options), **MODES[mode])
+def test_equals_the_losses_by_hand(fit, batches, options, quick_mode):
+    history = fit(sam(**options), **quick_mode)
     expected = by_hand(batches, splits=options.get("num_batch_splits", 1), interval=options.get("interval", 1))
     assert history["sharpness"] == pytest.approx([expected], abs=2e-6)
     assert expected > 0.05

@@ -9,8 +9,6 @@ from keras import ops
 
 import keras_sam
 
-MODES = {"default": {}, "eager": {"run_eagerly": True}, "compiled": {"jit_compile": True}}
-
 
 def sam(splits, rho=0.3, **options):
     return keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, momentum=0.9, **options), rho=rho, num_batch_splits=splits)
@@ -30,11 +28,10 @@ def oracle(batches, splits, rho):
         yield w
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("splits", "size"), [(4, 16), (3, 16), (4, 5), (4, 2)])
-def test_equals_the_oracle(two_layer, batches, splits, size, mode):
+def test_equals_the_oracle(two_layer, batches, splits, size, quick_mode):
     batches = [(x[:size], y[:size]) for x, y in batches]
-    model = two_layer(sam(splits), **MODES[mode])
+    model = two_layer(sam(splits), **quick_mode)
     for (x, y), expected in zip(batches, oracle(batches, splits, 0.3), strict=True):
         model.train_on_batch(x, y)
         np.testing.assert_allclose(weights_of(model), expected, rtol=0, atol=2e-5)
@@ -68,13 +65,12 @@ def test_with_rho_zero_is_the_base_run(two_layer, batches):
     np.testing.assert_allclose(weights_of(split), weights_of(plain), atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_nested_inputs_sample_weights_and_batch_norm(mode):
     rng = np.random.default_rng(0)
     inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
     hidden = keras.layers.BatchNormalization(momentum=0.5)(keras.layers.Concatenate()(list(inputs.values())))
     model = SAMFunctional(inputs, {"out": keras.layers.Dense(1, name="out")(hidden)})
-    model.compile(sam(2), {"out": "mse"}, **MODES[mode])
+    model.compile(sam(2), {"out": "mse"}, **mode)
     x = {name: rng.normal(size=(8, 3)).astype("float32") for name in inputs}
     weight = np.ones(8, "float32")
     model.train_on_batch(x, {"out": rng.normal(size=(8, 1))}, sample_weight={"out": weight})

@@ -18,7 +18,6 @@ CASES = {name: (keras_sam.SAMOptimizer, options) for name, options in SAM_CASES.
     "msam": (keras_sam.MSAMOptimizer, {"rho": 0.3, "momentum": 0.9}),
 }
 LOOPS = [case for case in CASES if case != "sgd"]
-MODES = [{}, {"run_eagerly": True}, {"jit_compile": True}]
 
 
 def make_optimizer(case):
@@ -49,10 +48,9 @@ def test_oracle_agrees_with_the_published_trajectory(case):
     np.testing.assert_allclose(found, reference.TRAJECTORIES[f"{case}/weights"], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", MODES, ids=["default", "eager", "compiled"])
 @pytest.mark.parametrize("case", CASES)
-def test_train_on_batch(two_layer, batches, case, mode):
-    model = two_layer(make_optimizer(case), **mode)
+def test_train_on_batch(two_layer, batches, case, quick_mode):
+    model = two_layer(make_optimizer(case), **quick_mode)
     losses = reference.TRAJECTORIES[f"{case}/{'perturbed_loss' if case == 'msam' else 'loss'}"]
     for step, (x, y) in enumerate(batches):
         loss = model.train_on_batch(x, y)
@@ -129,7 +127,6 @@ def test_stateless_steps_in_jit(two_layer, batches, case):
     assert [int(s) for s, v in zip(state, optimizer.variables, strict=True) if v.name == "iteration"] == [8]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=["default", "eager", "compiled"])
 def test_looksam_equals_the_oracle(two_layer, batches, mode):
     base = keras.optimizers.SGD(0.1, momentum=0.9)
     model = two_layer(keras_sam.LookSAMOptimizer(base, rho=0.3, interval=3, alpha=0.7), **mode)

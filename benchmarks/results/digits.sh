@@ -1,0 +1,9 @@
+# Handwritten digits, 0 to 80% of the train labels redrawn: every algorithm. About half an hour on two CPU cores.
+set -e
+cd "$(dirname "$0")/.."
+python generalization.py --label-noise 0 0.2 0.4 0.6 0.8 --seeds 5 --out digits.jsonl \
+    --optimizers base,sam,asam,gsam,looksam,wsam,friendly_sam,vasso,msam,sam_quarter,sam_every_5
+python generalization.py --label-noise 0.6 0.8 --seeds 5 --rho 0.1 0.2 --out digits.jsonl \
+    --optimizers sam,gsam,wsam,friendly_sam,vasso
+python generalization.py --label-noise 0.6 0.8 --seeds 5 --rho 0.5 1 --out digits.jsonl --optimizers asam
+python summary.py digits.jsonl --plot digits.png
