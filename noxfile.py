@@ -83,7 +83,8 @@ def tests(session: nox.Session, backend: str) -> None:
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0",
         )
-    session.run("pytest", "--peers", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", *session.posargs)
+    side_by_side = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+    session.run("pytest", "--peers", *side_by_side, "--durations=10", *session.posargs)
 
 
 @nox.session(python=oldest(SpecifierSet(PYPROJECT["project"]["requires-python"])))
