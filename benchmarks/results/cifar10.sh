@@ -9,7 +9,7 @@ python generalization.py --dataset cifar10 --train-size 3000 --model resnet8 --e
 python generalization.py --dataset cifar10 --train-size 3000 --model resnet8 --epochs 40 --learning-rate 0.1 \
     --out cifar10.jsonl --optimizers sam --rho 0.1 --seeds 1 "$@"
 python generalization.py --dataset cifar10 --train-size 3000 --model resnet8 --epochs 40 --learning-rate 0.1 \
-    --out cifar10.jsonl --optimizers sam_quarter --rho 0.3 0.4 --seeds 2 "$@"
+    --out cifar10.jsonl --optimizers sam_quarter --rho 0.3 --seeds 2 "$@"
 python generalization.py --dataset cifar10 --train-size 3000 --model resnet8 --epochs 40 --learning-rate 0.1 \
     --out cifar10.jsonl --optimizers msam --rho 1 2 3 --seeds 1 "$@"
 python generalization.py --dataset cifar10 --train-size 3000 --model resnet8 --epochs 40 --learning-rate 0.1 \
