@@ -37,7 +37,7 @@ class Batches:
             raise ValueError(f"`x` and `y` must have the same number of samples. Received: {sorted(sizes)}")
         if self.arrays and (not sizes or 0 in sizes):
             raise ValueError(f"There must be at least one sample. Received: x={x!r}")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if type(batch_size) is not int or batch_size < 1:  # no bool either
             raise ValueError(f"`batch_size` must be an integer >= 1. Received: batch_size={batch_size!r}")
         self.x, self.y, self.batch_size = x, y, batch_size
 
