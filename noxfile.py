@@ -25,11 +25,16 @@ BACKENDS = {
 on_each_backend = nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
 
 
+def temporary(session: nox.Session) -> Path:
+    """The session's temporary folder, from wherever it is looked for: tests work in folders of their own."""
+    return Path(session.create_tmp()).resolve()
+
+
 def environment(session: nox.Session, backend: str) -> None:
     """Run on `backend`, without the settings of the user's own Keras."""
     session.env.update(
         KERAS_BACKEND=backend,
-        KERAS_HOME=session.create_tmp(),
+        KERAS_HOME=str(temporary(session)),
         TF_CPP_MIN_LOG_LEVEL="3",
         JAX_PLATFORMS="cpu",
         OMP_NUM_THREADS="1",  # on matrices as small as the tests' threads mostly wait for each other
@@ -79,7 +84,7 @@ def tests(session: nox.Session, backend: str) -> None:
     environment(session, backend)
     if backend == "jax":  # tests that compile the same program compile it once
         session.env.update(
-            JAX_COMPILATION_CACHE_DIR=str(Path(session.create_tmp()) / "compiled"),
+            JAX_COMPILATION_CACHE_DIR=str(temporary(session) / "compiled"),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0",
         )
@@ -113,7 +118,7 @@ def build(session: nox.Session) -> None:
     session.install("numpy")
     session.install("--no-deps", *map(str, Path("dist").glob("*.whl")))
     user = Path("tests/workers/typed_user.py").resolve()
-    session.chdir(session.create_tmp())  # out of the source tree, with mypy's own settings
+    session.chdir(temporary(session))  # out of the source tree, with mypy's own settings
     session.run("mypy", "--strict", "--config-file=", str(user))
 
 
@@ -125,7 +130,7 @@ def wheel(session: nox.Session, backend: str) -> None:
     session.install(str(built), *BACKENDS[backend])
     environment(session, backend)
     smoke = Path("tests/workers/smoke.py").resolve()
-    session.chdir(session.create_tmp())
+    session.chdir(temporary(session))
     session.run("python", "-I", str(smoke))
 
 
