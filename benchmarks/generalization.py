@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import environment
 import keras
 import models
 
@@ -35,6 +36,15 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
     "msam": (keras_sam.MSAMOptimizer, {}, 1.5),
 }
+
+
+def title(name: str) -> str:
+    """What a reader calls the optimizer `name`."""
+    algorithm, options, _ = OPTIMIZERS[name]
+    if algorithm is None:
+        return "SGD"
+    settings = ", ".join(f"{option}={value}" for option, value in options.items())
+    return algorithm.__name__.removesuffix("Optimizer") + (f", {settings}" if settings else "")
 
 
 def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
@@ -66,9 +76,7 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
         "epochs_trained": epochs,
         "gradient_passes": passes * epochs,  # over the training data
         "seconds": round(seconds, 2),
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-    }
+    } | environment.describe()
 
 
 def plan(args: argparse.Namespace) -> list[dict[str, Any]]:

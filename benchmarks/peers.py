@@ -21,6 +21,7 @@ class Peer(NamedTuple):
     base: str
     step: Callable[[], Any]
     weights: Callable[[], Any]
+    flops: Callable[[], float] | None = None  # of a step, where XLA counts them
     wrong: str | None = None  # where it is not SAM, or not safe
 
 
@@ -58,8 +59,11 @@ def optax_peers(network: str, x: Any, y: Any) -> list[Peer]:
         def run() -> None:
             held[:] = jax.block_until_ready(step(*held))
 
+        def flops() -> float:
+            return float(step.lower(*held).compile().cost_analysis()["flops"])
+
         wrong = "a gradient of zero gives NaN weights" if sam else None
-        return Peer(name, "optax SGD", run, lambda: held[0], wrong)
+        return Peer(name, "optax SGD", run, lambda: held[0], flops, wrong)
 
     sgd = optax.sgd(LEARNING_RATE, MOMENTUM)
     climb = optax.chain(optax.contrib.normalize(), optax.sgd(RHO))
@@ -95,7 +99,7 @@ def torch_peers(network: str, x: Any, y: Any) -> list[Peer]:
             optimizer.step(*([] if name.endswith("SGD") else [backward]))
 
         wrong = None if name.endswith("SGD") else "Keras's batch-norm statistics move in both passes; two dropout masks"
-        return Peer(name, "torch SGD", run, lambda: [w.detach().numpy() for w in weights], wrong)
+        return Peer(name, "torch SGD", run, lambda: [w.detach().numpy() for w in weights], wrong=wrong)
 
     class Fixed:
         """A schedule of the radius, as GSAM wants one."""
@@ -147,7 +151,7 @@ def tf_keras_peers(network: str, x: Any, y: Any) -> list[Peer]:
         wrong = "the first pass runs in inference mode; regularizers and `add_loss` are ignored"
         if name == "SGD":
             wrong = "SharpnessAwareMinimization fails on its Embedding" if embeds else None
-        return Peer(f"tf_keras {name}", "tf_keras SGD", lambda: ask("step", name), weights, wrong)
+        return Peer(f"tf_keras {name}", "tf_keras SGD", lambda: ask("step", name), weights, wrong=wrong)
 
     return [make("SGD")] if embeds else [make("SGD"), make("SharpnessAwareMinimization")]
 

@@ -7,12 +7,14 @@ ratio is taken within each round; shown are the median over rounds and the quart
 import argparse
 import functools
 import json
-import platform
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import environment
 import generalization
 import keras
 import numpy as np
@@ -97,7 +99,8 @@ def step_flops(model: keras.Model, data: Any) -> float:
 def measure(contenders: Sequence[Contender], rounds: int, steps: int) -> dict[str, dict[str, Any]]:
     """Time `steps` cycles of each contender in each of `rounds`; the first cycle, which compiles, apart."""
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    progress = keras.utils.Progbar((1 + rounds) * len(contenders), unit_name="turn")
+    shown = 1 if sys.stdout.isatty() else 2  # on a terminal each turn, elsewhere the last only
+    progress = keras.utils.Progbar((1 + rounds) * len(contenders), verbose=shown, unit_name="turn")
     for turn in range(1 + rounds):
         for contender in contenders:
             cycles = steps if turn else 1
@@ -148,40 +151,57 @@ def _flops(row: dict[str, Any], base: dict[str, Any]) -> float:
     return (row["flops"] / base["flops"] + row["cycle"] - 1) / row["cycle"]
 
 
+def stay_on_one_core() -> str:
+    """Compute on one core, if the system lets a process choose, so that a ratio is of work, not of how it spreads."""
+    if not hasattr(os, "sched_setaffinity"):
+        return f"{os.cpu_count()} cores"
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return "one core"
+
+
+def report(made_with: dict[str, str], results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """A Markdown page of all networks and batch sizes."""
+    versions = (
+        f"Keras {made_with['keras']}, {made_with['backend']} {made_with['backend_version']}, "
+        f"Python {made_with['python']}, {made_with['device']}"
+    )
+    command = f'nox -s "bench({made_with["backend"]})"'
+    head = f"# Step cost on {made_with['backend']}\n\n{versions}, {made_with['cores']}. Made by `{command}`.\n"
+    return "\n".join([head, *(f"## {title}\n\n{table(result)}\n" for title, result in results.items())])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print tables, and write everything to a JSON file."""
+    """Measure, print tables, and write everything to a JSON file and a Markdown page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--networks", nargs="+", choices=list(NETWORKS), default=["resnet20", "transformer"], help="%(default)s"
     )
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 32], help="%(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="%(default)s")
+    parser.add_argument("--rounds", type=int, default=15, help="%(default)s")
     parser.add_argument(
         "--steps",
         type=int,
         default=1,
         help="in each turn; five times as many where only every fifth climbs (%(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("step_cost.json"), help="%(default)s")
+    parser.add_argument("--out", type=Path, default=Path("step_cost.json"), help="%(default)s, and a .md beside it")
     args = parser.parse_args(argv)
-    backend = keras.backend.backend()
-    report = {"backend": backend, "keras": keras.__version__, "machine": platform.machine(), "results": {}}
+    cores = stay_on_one_core()  # before the backend makes its threads
+    made_with, results = environment.describe() | {"cores": cores}, {}
     for network in args.networks:
         for size in args.batch_sizes:
+            title = f"{network}, batch {size}"
+            print(f"\n{title}, {made_with['backend']}")
             contenders = ours(network, size)
-            others = peers.PEERS[backend](network, *batch(network, size))
-            contenders += [
-                Contender(
-                    peer.name, peer.base, peer.step, passes=1.0 if peer.name == peer.base else 2.0, wrong=peer.wrong
+            for peer in peers.PEERS[made_with["backend"]](network, *batch(network, size)):
+                passes = 1.0 if peer.name == peer.base else 2.0
+                contenders.append(
+                    Contender(peer.name, peer.base, peer.step, passes, flops=peer.flops, wrong=peer.wrong)
                 )
-                for peer in others
-            ]
-            title = f"{network}, batch {size}, {backend}"
-            print(f"\n{title}")
-            result = measure(contenders, args.rounds, args.steps)
-            print(f"\n{table(result)}")
-            report["results"][title] = result
-            args.out.write_text(json.dumps(report, indent=1))
+            results[title] = measure(contenders, args.rounds, args.steps)
+            print(f"\n{table(results[title])}")
+            args.out.write_text(json.dumps(made_with | {"results": results}, indent=1))
+            args.out.with_suffix(".md").write_text(report(made_with, results))
 
 
 if __name__ == "__main__":

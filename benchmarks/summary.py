@@ -2,10 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import generalization
 import numpy as np
 
 
@@ -63,6 +64,16 @@ def best(found: Sequence[Row]) -> dict[tuple[float, str], Row]:
     return chosen
 
 
+def beside_each_other(costs: Mapping[str, float]) -> dict[str, float]:
+    """Where to draw each cost, so that equal ones do not hide each other."""
+    gap = max(costs.values(), default=0.0) / 60
+    places = {}
+    for name, cost in costs.items():
+        equal = [other for other in costs if costs[other] == cost]
+        places[name] = cost + gap * (equal.index(name) - (len(equal) - 1) / 2)
+    return places
+
+
 def plot(found: Sequence[Row], path: Path) -> None:
     """Accuracy against cost at each noise, and against noise where there are several; each at its best radius."""
     from matplotlib.figure import Figure
@@ -71,15 +82,16 @@ def plot(found: Sequence[Row], path: Path) -> None:
     noises = sorted({noise for noise, _ in chosen})
     names = list(dict.fromkeys(name for _, name in chosen))
     curves = len(noises) > 1
-    figure = Figure(figsize=(6.5 * (1 + curves), 4.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7 * (1 + curves), 4.8), dpi=120, layout="constrained")
     cost, *more = figure.subplots(1, 1 + curves, squeeze=False)[0]
     middle = noises[len(noises) // 2]
+    places = beside_each_other({name: chosen[middle, name].passes for name in names if (middle, name) in chosen})
     for index, name in enumerate(names):
         color = f"C{(index - 1) % 10}" if index else "black"  # the first is what the others are compared with
-        style = {"color": color, "marker": "os^vDP*X"[index % 8], "label": name}
-        if (middle, name) in chosen:
+        style = {"color": color, "marker": "os^vDP*X"[index % 8], "label": generalization.title(name)}
+        if name in places:
             row = chosen[middle, name]
-            cost.errorbar(row.passes, row.mean, row.error, linestyle="", capsize=3, **style)
+            cost.errorbar(places[name], row.mean, row.error, linestyle="", capsize=3, **style)
         for ax in more:
             line = [chosen[noise, name] for noise in noises if (noise, name) in chosen]
             ax.errorbar(
@@ -87,7 +99,7 @@ def plot(found: Sequence[Row], path: Path) -> None:
             )
     cost.set(
         title=f"{middle:.0%} of the train labels redrawn",
-        xlabel="gradient passes over the training data",
+        xlabel="gradient passes over the training data (side by side where equal)",
         ylabel="test accuracy (%), mean and standard error",
         xlim=(0, None),
     )

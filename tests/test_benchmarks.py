@@ -1,11 +1,13 @@
 """The benchmark of generalization: its data, that it goes on where it stopped, and its summary."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
 import datasets
 import generalization
+import keras
 import numpy as np
 import pytest
 import step_cost
@@ -162,6 +164,44 @@ def test_every_algorithm_has_a_step_whose_memory_is_known():
         contender.step()
     assert found["sam"].slots() == pytest.approx(1.0)
     assert found["sam_quarter"].passes == 1.25
+
+
+def test_two_files_have_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_cost, "ours", lambda network, size: [step_cost.Contender("base", "base", lambda: None)])
+    monkeypatch.setattr(step_cost.peers, "PEERS", {keras.backend.backend(): lambda network, x, y: []})
+    monkeypatch.setattr(step_cost, "stay_on_one_core", lambda: "one core")
+    out = tmp_path / "cost.json"
+    step_cost.main(["--networks", "mlp", "--batch-sizes", "4", "8", "--rounds", "1", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["keras"] == keras.__version__
+    assert {"python", "backend", "backend_version", "device", "cores"} <= found.keys()
+    assert list(found["results"]) == ["mlp, batch 4", "mlp, batch 8"]
+    page = out.with_suffix(".md").read_text()
+    assert f"Keras {keras.__version__}, {keras.backend.backend()}" in page
+    assert f'`nox -s "bench({keras.backend.backend()})"`' in page
+    assert page.count("| base | 1.00 |") == 2
+
+
+def test_one_core(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: chosen.append((process, cores)), raising=False)
+    assert step_cost.stay_on_one_core() == "one core"
+    assert chosen == [(0, {3})]
+    monkeypatch.delattr(os, "sched_setaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert step_cost.stay_on_one_core() == "8 cores"
+
+
+def test_equal_costs_stand_beside_each_other():
+    places = summary.beside_each_other({"a": 60.0, "b": 120.0, "c": 120.0, "d": 120.0})
+    assert places["a"] == 60.0
+    assert places["b"] < places["c"] == 120.0 < places["d"]
+
+
+def test_titles_are_those_of_the_classes():
+    titles = [generalization.title(name) for name in ("base", "sam", "sam_quarter", "friendly_sam")]
+    assert titles == ["SGD", "SAM", "SAM, ascent_fraction=0.25", "FriendlySAM"]
 
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
