@@ -67,10 +67,11 @@ def pinned(backend: str) -> list[str]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, docstrings and types."""
+    """Style, docstrings, spelling and types."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"), "numpy", "nox")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
     session.run("mypy")
 
 

@@ -1,4 +1,7 @@
-"""What a file of `generalization.py` says: means over seeds with their standard errors, and pictures of them."""
+"""What a file of `generalization.py` says: means over seeds with their standard errors, and pictures of them.
+
+The accuracies in brackets are those on the training labels as they were given.
+"""
 
 import argparse
 import json
@@ -40,24 +43,29 @@ def rows(lines: Iterable[str]) -> list[Row]:
 
 
 def table(found: Sequence[Row]) -> str:
-    """A Markdown table."""
+    """A Markdown table: a line for each optimizer at each noise, with all its radii, the best in bold."""
     lines = [
-        "| label noise | optimizer | rho | test accuracy | train accuracy | gradient passes | seeds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| labels redrawn | optimizer | gradient passes | rho: test accuracy (train accuracy), % |",
+        "| --- | --- | --- | --- |",
     ]
-    for row in found:
-        spread = f" ± {row.error:.1f}" if row.seeds > 1 else ""
-        lines.append(
-            f"| {row.noise:.0%} | {row.optimizer} | {row.rho:g} | {row.mean:.1f}{spread} | {row.train:.1f} "
-            f"| {row.passes:g} | {row.seeds} |"
-        )
+    for (noise, name), top in best(found).items():
+        radii = sorted((row for row in found if (row.noise, row.optimizer) == (noise, name)), key=lambda row: row.rho)
+        cells = [f"**{_cell(row)}**" if row is top and len(radii) > 1 else _cell(row) for row in radii]
+        lines.append(f"| {noise:.0%} | {generalization.title(name)} | {top.passes:g} | {', '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _cell(row: Row) -> str:
+    radius = f"{row.rho:g}: " if row.optimizer != "base" else ""
+    spread = f" ± {row.error:.1f}" if row.seeds > 1 else ""
+    return f"{radius}{row.mean:.1f}{spread} ({row.train:.0f})"
+
+
 def best(found: Sequence[Row]) -> dict[tuple[float, str], Row]:
-    """The best radius of each optimizer at each noise."""
+    """The best radius of each optimizer at each noise; in the order of noises, then of the optimizers' list."""
+    order = list(generalization.OPTIMIZERS)
     chosen: dict[tuple[float, str], Row] = {}
-    for row in found:
+    for row in sorted(found, key=lambda row: (row.noise, order.index(row.optimizer))):
         key = row.noise, row.optimizer
         if key not in chosen or row.mean > chosen[key].mean:
             chosen[key] = row

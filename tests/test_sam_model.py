@@ -84,14 +84,14 @@ def test_custom_step_further_along_is_run_twice(data):
 
 
 def test_custom_step_in_front_sees_the_logs_of_the_first_pass(data):
-    class InFront(keras_sam.SAMModel, keras.Sequential):
+    class Ahead(keras_sam.SAMModel, keras.Sequential):
         def train_step(self, *args):
             result = super().train_step(*args)
             logs = result[0] if isinstance(result, tuple) else result
             logs["twice"] = 2 * logs["loss"]
             return result
 
-    model = InFront(layers())
+    model = Ahead(layers())
     model.compile(sam(), "mse")
     loss = float(model.evaluate(*data, verbose=0))
     logs = model.train_on_batch(*data, return_dict=True)

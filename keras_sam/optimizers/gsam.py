@@ -1,5 +1,6 @@
 """GSAM: also narrow the gap between the loss at the worst point and the loss at the weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -51,10 +52,12 @@ class GSAMOptimizer(TwoGradientOptimizer):
         super().__init__(base_optimizer, rho, name=name, **kwargs)
         self.alpha = arguments.number("alpha", alpha, lambda value: value >= 0, "a float >= 0")
 
-    def combine(self, ascent: list[Any], descent: list[Any]) -> list[Any]:
+    def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """`g' - alpha * (g - projection of g on g')`."""
-        along = projection(ascent, descent)
-        return [d - self.alpha * (g - along * d) for g, d in zip(ascent, descent, strict=True)]
+        ascent, descent = self.both(gradients, variables)
+        along = projection(list(ascent.values()), list(descent.values()))
+        combined = {i: d - self.alpha * (ascent[i] - along * d) for i, d in descent.items()}
+        return self.shares(combined, gradients, variables)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

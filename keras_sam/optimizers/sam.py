@@ -23,13 +23,13 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
     gradient to the base optimizer:
 
         g  = gradient at w
-        e  = rho * g / (norm(g) + epsilon)                        adaptive=False
-        e  = rho * w^2 * g / (norm(|w| * g) + epsilon)            adaptive=True, element by element
+        e  = rho * g / (norm(g) + epsilon)                adaptive=False
+        e  = rho * w^2 * g / (norm(|w| * g) + epsilon)    adaptive=True
         g' = gradient at w + e
         w  = base_optimizer(w, g')
 
-    where the norm runs over all variables together. A gradient that is zero or not finite
-    perturbs nothing: that step is then decided by the descent gradient alone.
+    where products are element by element, and the norm runs over all variables together. A gradient that is zero or
+    not finite perturbs nothing: that step is then decided by the descent gradient alone.
 
     Use it with a `keras_sam.SAMModel`, whose `fit` makes the two passes; in a hand-written loop
     call `first_step` and `second_step` yourself. Learning rate and its schedule, iterations, weight

@@ -11,7 +11,7 @@ from keras_sam.optimizers.slots import Slots
 
 
 class TwoGradientOptimizer(SAMOptimizer):
-    """A SAM optimizer that keeps the gradient at the weights, and combines it with that at the perturbed ones."""
+    """A SAM optimizer that keeps the gradient at the weights until that at the perturbed ones is there."""
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create the slots for the perturbation and for the ascent gradient."""
@@ -23,12 +23,6 @@ class TwoGradientOptimizer(SAMOptimizer):
         self.ascent_gradients.clear_all_but(gradients)
         self.ascent_gradients.write(gradients)
 
-    def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
-        """The combination of both, for every variable that has a gradient in the descent pass."""
-        ascent, descent = self.both(gradients, variables)
-        combined = self.combine(list(ascent.values()), list(descent.values()))
-        return self.shares(dict(zip(descent, combined, strict=True)), gradients, variables)
-
     def both(self, gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
         """The ascent and the descent gradients, with the same loss scale in both.
 
@@ -38,7 +32,3 @@ class TwoGradientOptimizer(SAMOptimizer):
         ascent = self.ascent_gradients.read(descent)
         finite = ops.isfinite(backend.global_norm(ascent))
         return dict(zip(descent, backend.select(finite, ascent, descent.values()), strict=True)), descent
-
-    def combine(self, ascent: list[Any], descent: list[Any]) -> list[Any]:
-        """What the base optimizer receives, of both gradients, variable by variable."""
-        return descent

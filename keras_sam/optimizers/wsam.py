@@ -79,18 +79,15 @@ class WSAMOptimizer(TwoGradientOptimizer):
 
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """The mixture of both gradients; decoupled, g itself, after the sharpness has moved the weights."""
-        if not self.decouple:
-            return super().descent_gradients(gradients, variables)
         ascent, descent = self.both(gradients, variables)
+        if not self.decouple:
+            a = self.sharpness_weight
+            mixture = {i: (1 - a) * ascent[i] + a * d for i, d in descent.items()}
+            return self.shares(mixture, gradients, variables)
         sharpness = self.unscaled({i: d - ascent[i] for i, d in descent.items()})
         # Before the base step, for its constraints and averages to hold of the outcome.
         self._move(sharpness)
         return self.shares(ascent, gradients, variables)
-
-    def combine(self, ascent: list[Any], descent: list[Any]) -> list[Any]:
-        """`(1 - a) * g + a * g'`."""
-        a = self.sharpness_weight
-        return [(1 - a) * g + a * d for g, d in zip(ascent, descent, strict=True)]
 
     def _move(self, sharpness: Any) -> None:
         """Take the sharpness off the weights, unless it overflowed."""
