@@ -146,3 +146,34 @@ def test_second_epoch_compiles_nothing(images, name):
     traced = counter.traces
     model.fit(*images, batch_size=16, epochs=2, verbose=0)
     assert counter.traces == traced
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("name", ["sam", "msam"])
+def test_climbing_and_coming_back_is_as_many_calls_for_many_variables_as_for_few(name):
+    """A call is what a step of a small network consists of, and a launch on a GPU."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Calls(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if not any(view in str(function) for view in ("view", "split", "detach")):  # these compute nothing
+                self.names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    found = []
+    for count in (3, 30):
+        variables = [keras.Variable(np.ones((2, 3), "float32"), name=f"kernel_{i}") for i in range(count)]
+        gradients = [keras.ops.ones((2, 3)) for _ in variables] if name == "sam" else None
+        optimizer = family.make(name)
+        optimizer.build(variables)
+        with Calls() as calls:
+            optimizer.first_step(gradients, variables)
+            optimizer.restore()
+        found.append(calls.names)
+    few, many = found
+    assert few == many
+    assert "_foreach_sub_" in many[-1]

@@ -3,10 +3,13 @@
 synchronize(gradients)         dense gradients, summed over the replicas of a distributed step
 values(variables)              their tensors, detached from any automatic differentiation
 assign(variables, values)      on every replica
+cast(tensors, dtype)           of that dtype
 share(gradient)                a replica's part of a synchronized gradient, to be summed over them again
 global_norm(tensors)           Euclidean norm over all of them
 select(condition, yes, no)     one list of tensors or the other
-displace(variables, slots, steps, finite)  add a step to each variable, and keep what was added in its slot
+weighted_sum(a, x, b, y)       a * x + b * y for each pair of tensors
+displace(variables, slots, directions, length, finite)
+                               move each variable along its direction, and keep what was added in its slot
 replace(variables, slots)      take it back
 sam_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
 differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
@@ -29,9 +32,11 @@ _module = importlib.import_module(f"keras_sam.backend.{keras.backend.backend()}"
 synchronize = _module.synchronize
 values = _module.values
 assign = _module.assign
+cast = _module.cast
 share = _module.share
 global_norm = _module.global_norm
 select = _module.select
+weighted_sum = _module.weighted_sum
 displace = _module.displace
 replace = _module.replace
 sam_step = _module.sam_step

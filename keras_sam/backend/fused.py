@@ -8,6 +8,11 @@ from keras import ops
 from keras_sam import backend
 
 
+def cast(tensors: Iterable[Any], dtype: str) -> list[Any]:
+    """The tensors, of the dtype of that name."""
+    return [ops.cast(t, dtype) for t in tensors]
+
+
 def global_norm(tensors: Iterable[Any]) -> Any:
     """Euclidean norm over all elements of all tensors."""
     return ops.sqrt(sum((ops.sum(ops.square(t)) for t in tensors), start=0.0))
@@ -18,16 +23,24 @@ def select(condition: Any, yes: Iterable[Any], no: Iterable[Any]) -> list[Any]:
     return [ops.where(condition, a, b) for a, b in zip(yes, no, strict=True)]
 
 
-def displace(variables: Sequence[Any], slots: Sequence[Any], steps: Iterable[Any], finite: Any) -> None:
-    """Add to each variable its step, if they are `finite`; its slot receives what was added.
+def weighted_sum(a: Any, x: Iterable[Any], b: Any, y: Iterable[Any]) -> list[Any]:
+    """`a * x + b * y` for each pair of tensors."""
+    return [a * each_x + b * each_y for each_x, each_y in zip(x, y, strict=True)]
+
+
+def displace(
+    variables: Sequence[Any], slots: Sequence[Any], directions: Iterable[Any], length: Any, finite: Any
+) -> None:
+    """Add to each variable `length` times its direction, if that is `finite`; its slot receives what was added.
 
     One variable at a time, so that no second copy of the weights is needed.
     """
-    for variable, slot, step in zip(variables, slots, steps, strict=True):
+    for variable, slot, direction in zip(variables, slots, directions, strict=True):
         (value,) = backend.values([variable])
         w = ops.cast(value, slot.dtype)
         # The sum is rounded: only what was really added leads back to `w`.
-        applied = ops.cast(ops.cast(w + ops.where(finite, step, 0.0), variable.dtype), w.dtype) - w
+        moved = ops.cast(w + ops.where(finite, length * direction, 0.0), variable.dtype)
+        applied = ops.cast(moved, w.dtype) - w
         backend.assign([slot, variable], [applied, ops.cast(w + applied, variable.dtype)])
 
 

@@ -7,10 +7,10 @@ import jax
 import keras
 from keras import ops
 
-from keras_sam.backend.fused import displace, global_norm, replace, select
+from keras_sam.backend.fused import cast, displace, global_norm, replace, select, weighted_sum
 from keras_sam.backend.parts import beginning, split
 
-__all__ = ["displace", "global_norm", "replace", "select"]
+__all__ = ["cast", "displace", "global_norm", "replace", "select", "weighted_sum"]
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:

@@ -9,9 +9,9 @@ from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from keras_sam.backend import memory, parts
-from keras_sam.backend.fused import displace, global_norm, replace, select
+from keras_sam.backend.fused import cast, displace, global_norm, replace, select, weighted_sum
 
-__all__ = ["displace", "global_norm", "replace", "select"]
+__all__ = ["cast", "displace", "global_norm", "replace", "select", "weighted_sum"]
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:

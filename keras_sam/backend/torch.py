@@ -1,6 +1,6 @@
 """PyTorch: variables change in place; draws without a Keras seed come from torch's global generators."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,11 @@ def synchronize(gradients: Sequence[Any]) -> list[Any]:
 def values(variables: Sequence[Any]) -> list[Any]:
     """The variables' tensors, detached."""
     return [v.value.detach() for v in variables]
+
+
+def cast(tensors: Iterable[Any], dtype: str) -> list[Any]:
+    """The tensors, of the dtype of that name."""
+    return [_to(getattr(torch, dtype), t) for t in tensors]
 
 
 @torch.no_grad()
@@ -41,26 +46,54 @@ def select(condition: Any, yes: Iterable[Any], no: Iterable[Any]) -> list[Any]:
     return [torch.where(condition, a, b) for a, b in zip(yes, no, strict=True)]
 
 
-@torch.no_grad()
-def displace(variables: Sequence[Any], slots: Sequence[Any], steps: Iterable[Any], finite: Any) -> None:
-    """Add to each variable its step, if they are `finite`; its slot receives what was added.
+def weighted_sum(a: Any, x: Iterable[Any], b: Any, y: Iterable[Any]) -> list[Any]:
+    """`a * x + b * y` for each pair of tensors."""
+    total = torch._foreach_mul(list(x), a)
+    torch._foreach_add_(total, torch._foreach_mul(list(y), b))
+    return list(total)
 
-    One variable at a time, so that no second copy of the weights is needed.
-    """
-    for variable, slot, step in zip(variables, slots, steps, strict=True):
-        value, applied = variable.value, slot.value
-        w = value.to(applied.dtype)
-        # The sum is rounded: only what was really added leads back to `w`.
-        torch.sub((w + torch.where(finite, step, 0.0)).to(value.dtype), w, out=applied)
-        value.copy_(w + applied)
+
+@torch.no_grad()
+def displace(
+    variables: Sequence[Any], slots: Sequence[Any], directions: Iterable[Any], length: Any, finite: Any
+) -> None:
+    """Add to each variable `length` times its direction, if that is `finite`; its slot receives what was added."""
+    for group in _groups(variables, slots, directions):
+        values = [variable.value for variable, _, _ in group]
+        applied = [slot.value for _, slot, _ in group]
+        flat = torch.cat([direction.reshape(-1) for _, _, direction in group])
+        flat = torch.where(finite, length * flat, 0.0)
+        steps = [part.view_as(e) for part, e in zip(flat.split([e.numel() for e in applied]), applied, strict=True)]
+        weights = [_to(e.dtype, w) for w, e in zip(values, applied, strict=True)]
+        moved = torch._foreach_add(weights, steps)
+        # The sum is rounded: only what was really added leads back to the weights.
+        moved = [_to(m.dtype, _to(w.dtype, m)) for m, w in zip(moved, values, strict=True)]
+        torch._foreach_copy_(applied, torch._foreach_sub(moved, weights))
+        torch._foreach_copy_(values, torch._foreach_add(weights, applied))
+
+
+def _to(dtype: torch.dtype, tensor: Any) -> Any:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # a call is dear, for hundreds of variables
+
+
+def _groups(*items: Iterable[Any]) -> Iterator[list[Any]]:
+    """Neighbours of some four million elements together: one call for each group, and no second copy of the weights."""
+    group, elements = [], 0
+    for each in zip(*items, strict=True):
+        group.append(each)
+        elements += each[-1].numel()
+        if elements >= 2**22:
+            yield group
+            group, elements = [], 0
+    if group:
+        yield group
 
 
 @torch.no_grad()
 def replace(variables: Sequence[Any], slots: Sequence[Any]) -> None:
     """Subtract from each variable what its slot says was added."""
-    for variable, slot in zip(variables, slots, strict=True):
-        value, applied = variable.value, slot.value
-        value.copy_(value - applied)
+    if variables:
+        torch._foreach_sub_([v.value for v in variables], [slot.value for slot in slots])
 
 
 def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_sam.optimizers import arguments
 from keras_sam.optimizers.sam import SAMOptimizer
@@ -52,9 +51,9 @@ class ASAMOptimizer(SAMOptimizer):
         super().__init__(base_optimizer, rho, name=name, **kwargs)
         self.eta = arguments.number("eta", eta, lambda value: value >= 0, "a float >= 0")
 
-    def ascent_scale(self, variable: Any, weight: Any) -> Any:
+    def ascent_scale(self, variable: Any) -> Any:
         """`|w| + eta`, or `None`, that is 1, for biases."""
-        return None if variable.name in BIAS_LIKE else ops.abs(weight) + self.eta
+        return None if variable.name in BIAS_LIKE else self.sizes(variable) + self.eta
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

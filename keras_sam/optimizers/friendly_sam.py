@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_sam import backend
 from keras_sam.optimizers import arguments
 from keras_sam.optimizers.sam import SAMOptimizer
 from keras_sam.optimizers.slots import MovingAverage
@@ -69,9 +70,9 @@ class FriendlySAMOptimizer(SAMOptimizer):
         """`g - sigma * m`, with the average from before this step."""
         gradients = self.unscaled(gradients)
         past = self.average.read(gradients)
-        directions = {i: g - self.sigma * m for (i, g), m in zip(gradients.items(), past, strict=True)}
+        directions = backend.weighted_sum(1.0, gradients.values(), -self.sigma, past)
         self.average.update(gradients, 1 - self.lmbda)
-        return directions
+        return dict(zip(gradients, directions, strict=True))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

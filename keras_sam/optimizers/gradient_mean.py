@@ -22,10 +22,9 @@ class GradientMean(Slots):
             self.present.clear()
             self.clear_all_but(())
         self.present.update(gradients)
-        old = self.read(gradients)
-        self.write(
-            {i: mean + g * ops.cast(share, g.dtype) for (i, g), mean in zip(gradients.items(), old, strict=True)}
-        )
+        old, tensors = self.read(gradients), list(gradients.values())
+        share = ops.cast(share, tensors[0].dtype) if tensors else share
+        self.write(dict(zip(gradients, backend.weighted_sum(1.0, old, share, tensors), strict=True)))
 
     def means(self) -> list[Any]:
         """The mean gradients; `None` for a variable that had none in any part."""

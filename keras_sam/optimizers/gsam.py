@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_sam import backend
 from keras_sam.optimizers import arguments
 from keras_sam.optimizers.products import projection
 from keras_sam.optimizers.two_gradients import TwoGradientOptimizer
@@ -56,8 +57,8 @@ class GSAMOptimizer(TwoGradientOptimizer):
         """`g' - alpha * (g - projection of g on g')`."""
         ascent, descent = self.both(gradients, variables)
         along = projection(list(ascent.values()), list(descent.values()))
-        combined = {i: d - self.alpha * (ascent[i] - along * d) for i, d in descent.items()}
-        return self.shares(combined, gradients, variables)
+        combined = backend.weighted_sum(1 + self.alpha * along, descent.values(), -self.alpha, ascent.values())
+        return self.shares(dict(zip(descent, combined, strict=True)), gradients, variables)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

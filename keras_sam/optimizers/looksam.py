@@ -76,9 +76,9 @@ class LookSAMOptimizer(TwoGradientOptimizer):
         """The second gradient as it is; the slots keep h in place of g."""
         ascent, descent = self.both(gradients, variables)
         along = projection(list(descent.values()), list(ascent.values()))
-        h = {i: d - along * ascent[i] for i, d in descent.items()}
-        self.ascent_gradients.clear_all_but(h)
-        self.ascent_gradients.write(h)
+        h = backend.weighted_sum(1.0, descent.values(), -along, ascent.values())
+        self.ascent_gradients.clear_all_but(descent)
+        self.ascent_gradients.write(dict(zip(descent, h, strict=True)))
         return gradients
 
     def single_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
@@ -87,8 +87,8 @@ class LookSAMOptimizer(TwoGradientOptimizer):
         h = self.ascent_gradients.read(known)
         length = backend.global_norm(h)
         scale = self.alpha * backend.global_norm(known.values()) / ops.where(length > 0, length, 1.0)
-        turned = {i: g + scale * each for (i, g), each in zip(known.items(), h, strict=True)}
-        return self.shares(turned, gradients, variables)
+        turned = backend.weighted_sum(1.0, known.values(), scale, h)
+        return self.shares(dict(zip(known, turned, strict=True)), gradients, variables)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

@@ -16,9 +16,9 @@ from keras_sam.optimizers.slots import Slots
 class MSAMOptimizer(SAMOptimizer):
     r"""Momentum SAM: the perturbation comes from past gradients, so that a step costs a single gradient pass.
 
-        e = -rho * v / (‖v‖ + epsilon)             v = 0 before the first step
+        e = rho * v / (‖v‖ + epsilon)              v = 0 before the first step
         g = gradient at w + e
-        v = momentum * v + g
+        v = momentum * v - g
         w = base_optimizer(w, g)
 
     Between steps the weights are unperturbed, so that validation and saving need no care. The reported loss and metrics
@@ -71,16 +71,16 @@ class MSAMOptimizer(SAMOptimizer):
         self.velocities = Slots(self, variables, "velocity")
 
     def _climb(self, gradients: Sequence[Any] | None, variables: Sequence[Any]) -> None:
-        """Climb along -v, without a gradient."""
+        """Move along v, without a gradient."""
         moving = [i for i, slot in enumerate(self.perturbations) if slot is not None]
-        self._displace({i: -v for i, v in zip(moving, self.velocities.read(moving), strict=True)})
+        self._displace(dict(zip(moving, self.velocities.read(moving), strict=True)))
 
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """The gradients as they are; v takes them in, unless they overflowed."""
         known = self.unscaled(self.known(gradients, variables))
         finite = ops.isfinite(backend.global_norm(known.values()))
         old = self.velocities.read(known)
-        new = [self.momentum * v + g for v, g in zip(old, known.values(), strict=True)]
+        new = backend.weighted_sum(self.momentum, old, -1.0, known.values())
         self.velocities.write(dict(zip(known, backend.select(finite, new, old), strict=True)))
         return gradients
 

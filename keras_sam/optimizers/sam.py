@@ -279,9 +279,9 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         """The direction in which to climb, given the gradients of the variables that are to be perturbed."""
         return gradients
 
-    def ascent_scale(self, variable: Any, weight: Any) -> Any:
+    def ascent_scale(self, variable: Any) -> Any:
         """The factor T of the size of a weight, by which the neighbourhood is scaled; `None` for 1."""
-        return ops.abs(weight) if self.adaptive else None
+        return self.sizes(variable) if self.adaptive else None
 
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """What the base optimizer receives, given the gradients at the perturbed weights; these are restored."""
@@ -291,14 +291,19 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         """What the base optimizer receives in a step that does not climb."""
         return gradients
 
+    def sizes(self, variable: Any) -> Any:
+        """The absolute values of a variable's weights, for computing with them."""
+        (weights,) = backend.cast(backend.values([variable]), self._working_dtype)
+        return ops.abs(weights)
+
     def known(self, gradients: Sequence[Any], variables: Sequence[Any]) -> dict[int, Any]:
         """The gradients that are not `None`, keyed by the index of their variable, for computing with them."""
-        dense = zip(variables, backend.synchronize(gradients), strict=True)
-        return {
-            self._get_variable_index(v): ops.cast(g, self._working_dtype)
-            for v, g in dense
+        dense = {
+            self._get_variable_index(v): g
+            for v, g in zip(variables, backend.synchronize(gradients), strict=True)
             if g is not None and not self._overwrite_variable_with_gradient(v)
         }
+        return dict(zip(dense, backend.cast(dense.values(), self._working_dtype), strict=True))
 
     def shares(self, known: Mapping[int, Any], gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """The inverse of `known`: one for each of `gradients`, for the base optimizer to sum over replicas again."""
@@ -334,14 +339,12 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         if not directions:
             return
         variables, slots = ([group[i] for i in directions] for group in (self._trainable_variables, self.perturbations))
-        weights = [ops.cast(w, self._working_dtype) for w in backend.values(variables)]
-        scales = [self.ascent_scale(v, w) for v, w in zip(variables, weights, strict=True)]
-        pairs = list(zip(directions.values(), scales, strict=True))
+        pairs = list(zip(directions.values(), map(self.ascent_scale, variables), strict=True))
         norm = backend.global_norm(d if t is None else t * d for d, t in pairs)
         length = self._current_rho(norm.dtype) / (norm + self.epsilon)
-        steps = (length * (d if t is None else ops.square(t) * d) for d, t in pairs)
+        scaled = (d if t is None else ops.square(t) * d for d, t in pairs)
         # An overflow must not reach the weights: NaN - NaN would never leave them.
-        backend.displace(variables, slots, steps, finite=ops.isfinite(norm))
+        backend.displace(variables, slots, scaled, length, finite=ops.isfinite(norm))
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""

@@ -50,7 +50,7 @@ class MovingAverage(Slots):
         (begun,) = backend.values([self.begun])
         finite = ops.isfinite(backend.global_norm(gradients.values()))
         old = self.read(gradients)
-        averages = [(1 - weight) * average + weight * g for average, g in zip(old, gradients.values(), strict=True)]
+        averages = backend.weighted_sum(1 - weight, old, weight, gradients.values())
         new = dict(zip(gradients, backend.select(begun, averages, gradients.values()), strict=True))
         self.write(dict(zip(gradients, backend.select(finite, new.values(), old), strict=True)))
         backend.assign([self.begun], [ops.logical_or(begun, finite)])

@@ -82,11 +82,11 @@ class WSAMOptimizer(TwoGradientOptimizer):
         ascent, descent = self.both(gradients, variables)
         if not self.decouple:
             a = self.sharpness_weight
-            mixture = {i: (1 - a) * ascent[i] + a * d for i, d in descent.items()}
-            return self.shares(mixture, gradients, variables)
-        sharpness = self.unscaled({i: d - ascent[i] for i, d in descent.items()})
+            mixture = backend.weighted_sum(1 - a, ascent.values(), a, descent.values())
+            return self.shares(dict(zip(descent, mixture, strict=True)), gradients, variables)
+        sharpness = backend.weighted_sum(1.0, descent.values(), -1.0, ascent.values())
         # Before the base step, for its constraints and averages to hold of the outcome.
-        self._move(sharpness)
+        self._move(self.unscaled(dict(zip(descent, sharpness, strict=True))))
         return self.shares(ascent, gradients, variables)
 
     def _move(self, sharpness: Any) -> None:
