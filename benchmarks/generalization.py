@@ -70,9 +70,9 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
     test = model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True)
     fitted = model.evaluate(data.x_train, data.y_train, batch_size=500, verbose=0, return_dict=True)
     return {
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "train_accuracy": fitted["accuracy"],  # on the labels given
+        "test_accuracy": float(test["accuracy"]),
+        "test_loss": float(test["loss"]),
+        "train_accuracy": float(fitted["accuracy"]),  # on the labels given
         "epochs_trained": epochs,
         "gradient_passes": passes * epochs,  # over the training data
         "seconds": round(seconds, 2),

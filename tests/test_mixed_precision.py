@@ -150,7 +150,7 @@ def test_digits_train_as_in_float32(policy):
             metrics=["accuracy"],
         )
         model.fit(x[:1400], y[:1400], batch_size=64, epochs=8, verbose=0)
-        return model.evaluate(x[1400:], y[1400:], verbose=0)[1]
+        return float(model.evaluate(x[1400:], y[1400:], verbose=0)[1])  # a tensor in older versions of Keras
 
     # Keras scales the loss by itself under mixed_float16 only.
     low = accuracy({"loss_scale_factor": 128.0} if policy == "float16" else {})

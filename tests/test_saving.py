@@ -252,10 +252,10 @@ def test_load_model_restores_types_and_options(tmp_path, kind, make_optimizer):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_plain_checkpoint_in_a_sam_model(tmp_path, momentum, built):
     plain, model = (cls([keras.Input((6,)), keras.layers.Dense(3)]) for cls in (keras.Sequential, Classifier))
-    plain.compile(SGD(0.1, momentum=momentum), LOSS)
+    plain.compile(SGD(0.1, momentum=momentum, name="sgd"), LOSS)
     plain.train_on_batch(X, Y)
     plain.save_weights(tmp_path / "plain.weights.h5")
-    model.compile(keras_sam.SAMOptimizer(SGD(0.1, momentum=momentum)), LOSS)
+    model.compile(keras_sam.SAMOptimizer(SGD(0.1, momentum=momentum, name="sgd")), LOSS)
     if built:
         model.optimizer.build(model.trainable_variables)
     _, messages = user_warnings(model.load_weights, tmp_path / "plain.weights.h5")

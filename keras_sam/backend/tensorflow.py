@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+from keras.src.random.seed_generator import global_seed_generator
 
 from keras_sam.backend import memory, parts
 from keras_sam.backend.fused import cast, displace, global_norm, replace, select, weighted_sum
@@ -92,7 +92,7 @@ class _Snapshot(memory.Snapshot):
 
     def __init__(self, variables: Sequence[Any]) -> None:
         if _in_distributed_replica():  # where no variable can be made
-            generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+            generator = get_global_attribute("global_seed_generator")
         else:
             generator = global_seed_generator()
         super().__init__(variables if generator is None else [*variables, generator.state])
