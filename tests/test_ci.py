@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+BACKENDS = ("tensorflow", "jax", "torch")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -77,3 +78,13 @@ def test_every_dependency_states_its_oldest_version(group):
     for requirement in map(Requirement, requirements):
         operators = [specifier.operator for specifier in requirement.specifier]
         assert operators == ([] if requirement.name == PROJECT["name"] else [">="])
+
+
+def test_the_readme_states_the_oldest_versions():
+    stated = (ROOT / "README.md").read_text()
+    requirements = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][name][0] for name in BACKENDS)]
+    oldest = {r.name: next(iter(r.specifier)).version for r in map(Requirement, requirements)}
+    assert (
+        f"Tested from Keras {oldest['keras']}, TensorFlow {oldest['tensorflow']}, JAX {oldest['jax']} and "
+        f"PyTorch {oldest['torch']} on."
+    ) in stated
