@@ -45,6 +45,25 @@ def test_adaptive_step_in_closed_form():
     np.testing.assert_allclose(w.numpy() - w0, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("group", [1, 5, 7, 1000])
+def test_groups_of_variables_are_displaced_each_by_its_own(group, monkeypatch):
+    from keras_sam.backend import torch as backend
+
+    monkeypatch.setattr(backend, "GROUP", group)
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=shape) for shape in [(2, 3), (), (4,), (1, 2, 2), (3,)]]
+    gradients = [rng.normal(size=w.shape) for w in start]
+    variables, norm = [variable(w) for w in start], np.sqrt(sum(np.sum(g**2) for g in gradients))
+    optimizer = keras_sam.SAMOptimizer(SGD(0.1), rho=0.5)
+    optimizer.first_step(tensors(*gradients), variables)
+    for v, w, g in zip(variables, start, gradients, strict=True):
+        np.testing.assert_allclose(v.numpy(), w + 0.5 * g / norm, rtol=1e-5)
+    optimizer.restore()
+    for v, w in zip(variables, start, strict=True):
+        np.testing.assert_allclose(v.numpy(), w, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rho", [1e-3, 0.05, 2.0])
 def test_perturbation_has_norm_rho_over_all_variables(rho):
     rng = np.random.default_rng(0)

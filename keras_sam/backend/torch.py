@@ -76,13 +76,16 @@ def _to(dtype: torch.dtype, tensor: Any) -> Any:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)  # a call is dear, for hundreds of variables
 
 
+GROUP = 2**22  # elements
+
+
 def _groups(*items: Iterable[Any]) -> Iterator[list[Any]]:
-    """Neighbours of some four million elements together: one call for each group, and no second copy of the weights."""
+    """Neighbours of some `GROUP` elements together: one call for each group, and no second copy of the weights."""
     group, elements = [], 0
     for each in zip(*items, strict=True):
         group.append(each)
         elements += each[-1].numel()
-        if elements >= 2**22:
+        if elements >= GROUP:
             yield group
             group, elements = [], 0
     if group:
