@@ -31,6 +31,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "asam": (keras_sam.ASAMOptimizer, {}, 2.0),
     "gsam": (keras_sam.GSAMOptimizer, {}, 0.3),
     "looksam": (keras_sam.LookSAMOptimizer, {}, 0.2),
+    "looksam_mild": (keras_sam.LookSAMOptimizer, {"alpha": 0.1}, 0.5),
     "wsam": (keras_sam.WSAMOptimizer, {}, 0.5),
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),

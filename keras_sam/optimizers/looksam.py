@@ -34,7 +34,8 @@ class LookSAMOptimizer(TwoGradientOptimizer):
         rho: Radius of the neighbourhood, as in `SAMOptimizer`. Start from 0.05. With 0 the direction h is not
             defined: g' is g.
         interval: Steps from one SAM step to the next, an integer >= 1. 1 is SAM.
-        alpha: Float >= 0, the weight of h in the steps between. Try 0.5 to 1.
+        alpha: Float >= 0, the weight of h in the steps between. 0.7 is the paper's, for batches of thousands; with
+            small batches, of which h keeps the noise, try 0.1.
         name: Name of the optimizer and prefix of its variables.
         **kwargs: Other arguments of `SAMOptimizer`, without `num_batch_splits`.
 
