@@ -24,8 +24,10 @@ def sharpness(
 ) -> float:
     r"""The rise of the loss to the worst point that projected gradient ascent finds within `rho` of the weights.
 
-        max over t of  loss(w + e_t) - loss(w),      e_0 = 0
-        e_t = projection of  e + rho * T² g / ‖T g‖  on the ball  ‖e / T‖ <= rho,     g = gradient at w + e, e = e_(t-1)
+        e_0 = 0
+        e_t = e_(t-1) + rho * T² g / ‖T g‖                g = gradient at w + e_(t-1)
+              projected on the ball  ‖e / T‖ <= rho
+        max over t of  loss(w + e_t) - loss(w)
 
     with T = 1, or T = |w| element by element for `adaptive=True`. The first step is SAM's own; more steps never find
     less. The loss is that of `model.evaluate`: in inference mode, over all samples, with regularization. At a
