@@ -158,5 +158,5 @@ def bench(session: nox.Session, backend: str) -> None:
     session.install("-e", ".[demo]", *BACKENDS[backend], *nox.project.dependency_groups(PYPROJECT, "test"))
     install_peers(session, backend)
     environment(session, backend)
-    session.run("pytest", "-q", "-W", "ignore", "benchmarks/test_peers.py")
+    session.run("pytest", "-q", "--peers", "tests/test_peers.py")
     session.run("python", "benchmarks/step_cost.py", *session.posargs)

@@ -1,9 +1,13 @@
-"""SAM as a user would have it without keras_sam, on the same networks: a step for each way, and its baseline."""
+"""SAM as a user would have it without keras_sam, on the same networks: a step for each way, and its baseline.
+
+What a peer needs to end in the end goes on the `stack` it is given.
+"""
 
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +36,7 @@ def make_model(network: str) -> keras.Model:
     return build(shape, 10)
 
 
-def optax_peers(network: str, x: Any, y: Any) -> list[Peer]:
+def optax_peers(network: str, x: Any, y: Any, stack: ExitStack) -> list[Peer]:
     """`optax.contrib.sam` in its opaque mode, in a compiled step of its own."""
     import jax
     import optax
@@ -73,7 +77,7 @@ def optax_peers(network: str, x: Any, y: Any) -> list[Peer]:
     ]
 
 
-def torch_peers(network: str, x: Any, y: Any) -> list[Peer]:
+def torch_peers(network: str, x: Any, y: Any, stack: ExitStack) -> list[Peer]:
     """SAM, WSAM and GSAM of `pytorch_optimizer`."""
     import pytorch_optimizer
     import torch
@@ -121,22 +125,17 @@ def torch_peers(network: str, x: Any, y: Any) -> list[Peer]:
     ]
 
 
-def tf_keras_peers(network: str, x: Any, y: Any) -> list[Peer]:
+def tf_keras_peers(network: str, x: Any, y: Any, stack: ExitStack) -> list[Peer]:
     """`SharpnessAwareMinimization` of legacy Keras, in a process of its own that steps when it is told to."""
-    worker = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("tf_keras_worker.py")), network, str(len(x))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, str(Path(__file__).with_name("tf_keras_worker.py")), network, str(len(x))]
+    worker = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    folder, embeds = Path(stack.enter_context(tempfile.TemporaryDirectory())), network == "transformer"
 
     def ask(*words: str) -> None:
         worker.stdin.write(" ".join(words) + "\n")
         worker.stdin.flush()
         if worker.stdout.readline() != "done\n":
             raise RuntimeError("The process of tf_keras ended; what it said stands above.")
-
-    folder, embeds = Path(tempfile.mkdtemp()), network == "transformer"
 
     def make(name: str) -> Peer:
         initial, path = folder / f"{name}_initial.npz", folder / f"{name}.npz"

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,12 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             title = f"{network}, batch {size}"
             print(f"\n{title}, {made_with['backend']}")
             contenders = ours(network, size)
-            for peer in peers.PEERS[made_with["backend"]](network, *batch(network, size)):
-                passes = 1.0 if peer.name == peer.base else 2.0
-                contenders.append(
-                    Contender(peer.name, peer.base, peer.step, passes, flops=peer.flops, wrong=peer.wrong)
-                )
-            results[title] = measure(contenders, args.rounds, args.steps)
+            with ExitStack() as stack:
+                for peer in peers.PEERS[made_with["backend"]](network, *batch(network, size), stack):
+                    passes = 1.0 if peer.name == peer.base else 2.0
+                    contenders.append(
+                        Contender(peer.name, peer.base, peer.step, passes, flops=peer.flops, wrong=peer.wrong)
+                    )
+                results[title] = measure(contenders, args.rounds, args.steps)
             print(f"\n{table(results[title])}")
             args.out.write_text(json.dumps(made_with | {"results": results}, indent=1))
             args.out.with_suffix(".md").write_text(report(made_with, results))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import datasets
 import generalization
@@ -11,6 +13,7 @@ import pytest
 import step_cost
 import summary
 
+README = (Path(__file__).parents[1] / "README.md").read_text()
 QUICK = ["--label-noise", "0.4", "--epochs", "1", "--seeds", "2", "--train-size", "128"]
 
 
@@ -47,6 +50,14 @@ def test_an_interrupted_sweep_goes_on(run, tmp_path, monkeypatch):
     for record in records:
         assert 0 < record["result"]["test_accuracy"] < 1
         assert record["result"]["gradient_passes"] == (2 if record["run"]["optimizer"] == "sam" else 1)
+
+
+def test_the_readmes_sweep(run):
+    (command,) = re.findall(r"^python benchmarks/generalization.py (.*)$", README, re.MULTILINE)
+    _, records = run(*command.split(), *QUICK[2:4], *QUICK[6:])  # in one epoch of few samples
+    assert [(r["run"]["optimizer"], r["run"]["seed"]) for r in records] == [
+        (name, seed) for name in ("base", "sam") for seed in range(3)
+    ]
 
 
 def test_equal_passes_and_a_network_with_augmentation(run):
@@ -166,7 +177,7 @@ def test_every_algorithm_has_a_step_whose_memory_is_known():
 
 def test_two_files_have_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(step_cost, "ours", lambda network, size: [step_cost.Contender("base", "base", lambda: None)])
-    monkeypatch.setattr(step_cost.peers, "PEERS", {keras.backend.backend(): lambda network, x, y: []})
+    monkeypatch.setattr(step_cost.peers, "PEERS", {keras.backend.backend(): lambda network, x, y, stack: []})
     monkeypatch.setattr(step_cost, "stay_on_one_core", lambda: "one core")
     out = tmp_path / "cost.json"
     step_cost.main(["--networks", "mlp", "--batch-sizes", "4", "8", "--rounds", "1", "--out", str(out)])

@@ -1,12 +1,16 @@
 """The peers take the same steps as we do, so that the comparison of costs is one of equals."""
 
+from contextlib import ExitStack
+
 import keras
 import numpy as np
 import peers
+import pytest
 from step_cost import batch
 
 import keras_sam
 
+pytestmark = pytest.mark.peer
 OURS = {
     "SAM": keras_sam.SAMOptimizer,
     "sam": keras_sam.SAMOptimizer,
@@ -16,11 +20,17 @@ OURS = {
 }
 
 
-def test_same_weights_after_five_steps():
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_same_weights_after_five_steps(stack):
     """From the same initial weights, on a network without batch norm and dropout."""
     x, y = batch("mlp", 16)
     compared = []
-    for peer in peers.PEERS[keras.backend.backend()]("mlp", x, y):
+    for peer in peers.PEERS[keras.backend.backend()]("mlp", x, y, stack):
         model = keras_sam.as_sam_model(peers.make_model("mlp"))
         optimizer = keras.optimizers.SGD(peers.LEARNING_RATE, momentum=peers.MOMENTUM)
         name = peer.name.replace(".", " ").split()[-1]
@@ -39,18 +49,18 @@ def test_same_weights_after_five_steps():
     assert len(compared) >= 2
 
 
-def zero_gradients_of_optax(monkeypatch):
+def zero_gradients_of_optax(monkeypatch, stack):
     """All weights of a network whose output does not depend on them, after one step."""
     build = lambda shape, classes: keras.Sequential(  # noqa: E731
         [keras.Input(shape), keras.layers.Rescaling(0.0), keras.layers.Dense(classes, use_bias=False)]
     )
     monkeypatch.setitem(peers.NETWORKS, "constant", (build, (4,)))
-    _, sam = peers.optax_peers("constant", np.ones((8, 4), "float32"), np.zeros(8, "int32"))
+    _, sam = peers.optax_peers("constant", np.ones((8, 4), "float32"), np.zeros(8, "int32"), stack)
     sam.step()
     return [bool(np.isnan(w).all()) for w in sam.weights()], [True]
 
 
-def passes_that_move_statistics_on_torch(monkeypatch):
+def passes_that_move_statistics_on_torch(monkeypatch, stack):
     """How often the statistics of a network move in one step of each peer."""
     moves = []
 
@@ -64,14 +74,14 @@ def passes_that_move_statistics_on_torch(monkeypatch):
     )
     monkeypatch.setitem(peers.NETWORKS, "statistics", (build, (4,)))
     found = []
-    for peer in peers.torch_peers("statistics", np.ones((8, 4), "float32"), np.zeros(8, "int32")):
+    for peer in peers.torch_peers("statistics", np.ones((8, 4), "float32"), np.zeros(8, "int32"), stack):
         moves.clear()
         peer.step()
         found.append(moves.count(True))
     return found, [1, 2, 2, 2]
 
 
-def passes_in_training_mode_of_tf_keras(monkeypatch):
+def passes_in_training_mode_of_tf_keras(monkeypatch, stack):
     """Whether each pass of a step trains, as its layers see it."""
     import tf_keras
 
@@ -90,12 +100,12 @@ def passes_in_training_mode_of_tf_keras(monkeypatch):
     return modes, [False, True]
 
 
-def test_the_defects_that_the_table_names(monkeypatch):
+def test_the_defects_that_the_table_names(monkeypatch, stack):
     """On each backend, that of its peers."""
     defects = {
         "jax": zero_gradients_of_optax,
         "torch": passes_that_move_statistics_on_torch,
         "tensorflow": passes_in_training_mode_of_tf_keras,
     }
-    found, expected = defects[keras.backend.backend()](monkeypatch)
+    found, expected = defects[keras.backend.backend()](monkeypatch, stack)
     assert found == expected
