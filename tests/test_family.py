@@ -173,6 +173,15 @@ def test_a_variable_without_a_gradient_stays(name):
 
 
 @pytest.mark.parametrize("name", [name for name in family.REGISTRY if name != "msam"])  # it has no ascent gradient
+def test_without_any_ascent_gradient_the_descent_gradient_decides(name):
+    optimizer, variables = family.make(name, base=SGD(0.1)), two_variables()
+    step(optimizer, tensors(None, None), tensors([1.0, 0.0], [2.0]), variables)
+    assert not any(slot.numpy().any() for slot in optimizer.perturbations if slot is not None)
+    assert all(np.isfinite(v.numpy()).all() for v in variables)
+    assert variables[0].numpy()[0] < 1.0
+
+
+@pytest.mark.parametrize("name", [name for name in family.REGISTRY if name != "msam"])  # it has no ascent gradient
 def test_a_gradient_that_is_not_finite_perturbs_nothing_and_is_not_remembered(name):
     optimizer, variables = family.make(name, base=SGD(0.0)), two_variables()
     finite = tensors([0.5, 1.0], [1.0])

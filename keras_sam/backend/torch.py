@@ -48,8 +48,11 @@ def select(condition: Any, yes: Iterable[Any], no: Iterable[Any]) -> list[Any]:
 
 def weighted_sum(a: Any, x: Iterable[Any], b: Any, y: Iterable[Any]) -> list[Any]:
     """`a * x + b * y` for each pair of tensors."""
-    total = torch._foreach_mul(list(x), a)
-    torch._foreach_add_(total, torch._foreach_mul(list(y), b))
+    x, y = list(x), list(y)
+    if not x:  # which the functions below refuse
+        return []
+    total = torch._foreach_mul(x, a)
+    torch._foreach_add_(total, torch._foreach_mul(y, b))
     return list(total)
 
 
