@@ -140,7 +140,7 @@ def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
 
 
 class _Snapshot(memory.Snapshot):
-    """Holds the state of Keras's global seed generator and of torch's own generators too."""
+    """Holds the state of Keras's global seed generator and of torch's own, for CPU and CUDA, too."""
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def __init__(self, variables: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any
 
     From the first pass come the logs, the metrics, batch-norm statistics and all other non-trainable
     variables; from the second the weights and the optimizer's state. Both draw the same random
-    numbers from Keras seed generators (on PyTorch, from torch's generators too).
+    numbers from Keras seed generators (on PyTorch, from torch's own for CPU and CUDA too).
 
     Args:
         model: The compiled model.
