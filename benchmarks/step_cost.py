@@ -188,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=1,
         help="in each turn; five times as many where only every fifth climbs (%(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("step_cost.json"), help="%(default)s, and a .md beside it")
+    out = Path(f"step_cost_{keras.backend.backend()}.json")
+    parser.add_argument("--out", type=Path, default=out, help="%(default)s, and a .md beside it")
     args = parser.parse_args(argv)
     cores = stay_on_one_core()  # before the backend makes its threads
     made_with, results = environment.describe() | {"cores": cores}, {}

@@ -184,8 +184,9 @@ def test_two_files_have_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(step_cost, "ours", lambda network, size: [step_cost.Contender("base", "base", lambda: None)])
     monkeypatch.setattr(step_cost.peers, "PEERS", {keras.backend.backend(): lambda network, x, y, stack: []})
     monkeypatch.setattr(step_cost, "stay_on_one_core", lambda: "one core")
-    out = tmp_path / "cost.json"
-    step_cost.main(["--networks", "mlp", "--batch-sizes", "4", "8", "--rounds", "1", "--out", str(out)])
+    monkeypatch.chdir(tmp_path)
+    step_cost.main(["--networks", "mlp", "--batch-sizes", "4", "8", "--rounds", "1"])
+    out = Path(f"step_cost_{keras.backend.backend()}.json")  # one a backend, for three runs in a row
     found = json.loads(out.read_text())
     assert found["keras"] == keras.__version__
     assert {"python", "backend", "backend_version", "device", "cores"} <= found.keys()
