@@ -78,6 +78,27 @@ def test_zero_radius_with_validation(noisy_network, classification):
     assert_trains_alike(model, twin, classification, validation_data=classification)
 
 
+def test_zero_radius_with_a_stateful_layer():
+    """Its state goes on from batch to batch, by one pass."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 5, 4)).astype("float32"), rng.normal(size=(32, 1)).astype("float32")
+    inputs = keras.Input(batch_shape=(8, 5, 4))
+    recurrent = keras.layers.SimpleRNN(3, stateful=True)
+    twin = keras.Model(inputs, keras.layers.Dense(1)(recurrent(inputs)))
+    start, found = twin.get_weights(), []
+    for model, optimizer in (
+        (keras_sam.as_sam_model(twin), keras_sam.SAMOptimizer(BASES["momentum"](), rho=0.0)),
+        (twin, BASES["momentum"]()),
+    ):
+        model.set_weights(start)
+        recurrent.reset_state()
+        model.compile(optimizer, loss="mse")
+        loss = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history["loss"]
+        found.append([*loss, *map(keras.ops.convert_to_numpy, [*model.weights, *recurrent.states])])
+    for sam, base in zip(*found, strict=True):
+        np.testing.assert_allclose(sam, base, rtol=0, atol=1e-6)
+
+
 def test_zero_radius_applies_the_weight_constraints(noisy_network, classification):
     model = noisy_network(keras_sam.SAMOptimizer(BASES["clipnorm"](), rho=0.0, adaptive=True))
     twin = plain_twin(model, BASES["clipnorm"]())

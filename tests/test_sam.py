@@ -145,6 +145,16 @@ def test_float64_weights_keep_their_precision():
     np.testing.assert_allclose(w.numpy(), np.array([3.0, -4.0]) * 1.02, rtol=1e-12)
 
 
+def test_variables_are_kept_out_of_the_base_optimizers_weight_decay():
+    kernel, bias = variables = [keras.Variable([1.0, 2.0], name=name) for name in ("kernel", "bias")]
+    optimizer = keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1, weight_decay=0.5))
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    for step in (optimizer.first_step, optimizer.second_step):
+        step([keras.ops.zeros(2)] * 2, variables)
+    np.testing.assert_allclose(kernel.numpy(), [0.95, 1.9])
+    np.testing.assert_array_equal(bias.numpy(), [1.0, 2.0])
+
+
 def test_base_optimizer_is_seen_through_the_wrapper():
     base = keras.optimizers.Adam(0.01, clipnorm=1.0, weight_decay=0.1, use_ema=True, gradient_accumulation_steps=2)
     optimizer = keras_sam.SAMOptimizer(base)

@@ -127,5 +127,9 @@ def _guard(model: Any) -> Callable[[], None]:
 
 def changing_variables(model: keras.Model) -> list[Any]:
     """What a pass may write: batch-norm statistics, seeds, metrics; not frozen weights, which it only reads."""
-    frozen = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
-    return [*(v for v in model.non_trainable_variables if id(v) not in frozen), *model.metrics_variables]
+    layers = model._flatten_layers()
+    frozen = {id(v) for layer in layers for v in layer._trainable_variables}
+    # Stateful layers hold their states themselves; Keras lists these nowhere.
+    recurrent = [layer for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    states = [v for layer in recurrent for v in keras.tree.flatten(layer.states or [])]
+    return [*(v for v in model.non_trainable_variables if id(v) not in frozen), *states, *model.metrics_variables]

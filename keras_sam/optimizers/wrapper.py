@@ -111,6 +111,20 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         """The base optimizer's iteration count: one for each training step."""
         return self.base_optimizer.iterations
 
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Keep variables out of the base optimizer's weight decay.
+
+        Args:
+            var_list: The variables, a list of `keras.Variable`.
+            var_names: Regular expressions; variables are kept out in whose names one is found.
+
+        Raises:
+            ValueError: if the base optimizer is built already.
+        """
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
     def scale_loss(self, loss: Any) -> Any:
         """The loss, multiplied by the base optimizer's loss scale, if it has one."""
         return self.base_optimizer.scale_loss(loss)
