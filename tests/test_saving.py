@@ -164,6 +164,30 @@ def test_model_checkpoint_of_weights(uninterrupted, tmp_path):
     assert_went_on(fresh, train(fresh, start=2), uninterrupted)
 
 
+@pytest.mark.only("tensorflow")
+def test_tensorflow_checkpoint(uninterrupted, tmp_path):
+    import tensorflow as tf
+
+    model = make_model()
+    train(model, epochs=2)
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(tmp_path / "checkpoint"))
+    fresh = make_model(seed=99)
+    fresh.optimizer.build(fresh.trainable_variables)
+    status = tf.train.Checkpoint(model=fresh, optimizer=fresh.optimizer).read(path)
+    status.assert_existing_objects_matched()
+    assert_same_state(fresh.optimizer, model.optimizer)
+    assert_went_on(fresh, train(fresh, start=2), uninterrupted)
+
+
+@pytest.mark.only("tensorflow")
+def test_exported_model_predicts_the_same(halfway, tmp_path):
+    import tensorflow as tf
+
+    halfway.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.serve(X), halfway.predict(X, verbose=0), rtol=0, atol=1e-6)
+
+
 def test_unbuilt_optimizer_warns_that_its_state_is_not_loaded(halfway, tmp_path):
     halfway.save_weights(tmp_path / "model.weights.h5")
     fresh = make_model(seed=99)

@@ -85,7 +85,7 @@ class StatelessSteps:
         weights, base_variables = self.base_optimizer.stateless_apply(
             _current(scope, self.base_optimizer.variables), grads, _current(scope, self._trainable_variables)
         )
-        return weights, base_variables + _current(scope, self._variables)
+        return weights, base_variables + _current(scope, self.own_variables)
 
     def _check_stateless(
         self: Any, optimizer_variables: Values, grads: Values | None, trainable_variables: Values

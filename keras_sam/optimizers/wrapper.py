@@ -39,9 +39,6 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
                 f"`{type(self).__name__}(keras.optimizers.SGD({settings}))`. Received: {kwargs}"
             )
         super().__init__(learning_rate=0.0, name=name)
-        # The iteration and the learning rate are the base optimizer's; these two would never change.
-        self._untrack_variable(self._iterations)
-        self._untrack_variable(self._learning_rate)
         self.base_optimizer = arguments.base_optimizer(base_optimizer, wrapper=WrapperOptimizer)
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -84,7 +81,16 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         In this order, because JAX reuses the memory of old values for new ones in turn: a slot is written before
         it is read, so its old value is no argument of a compiled step, and the new one must not take another's place.
         """
-        return [*self.base_optimizer.variables, *self._variables]
+        return [*self.base_optimizer.variables, *self.own_variables]
+
+    @property
+    def own_variables(self) -> list[Any]:
+        """The slot variables, without the iteration and the learning rate that Keras made: the base optimizer's count.
+
+        These two stay among what Keras tracks, as TensorFlow saves no object from whose lists something was removed.
+        """
+        unused = {id(self._iterations), id(self._learning_rate)}
+        return [v for v in self._variables if id(v) not in unused]
 
     @property
     def inner_optimizer(self) -> keras.optimizers.Optimizer:
@@ -135,12 +141,12 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Save the slots; Keras saves the base optimizer beside them, as an attribute."""
-        for index, variable in enumerate(self._variables):
+        for index, variable in enumerate(self.own_variables):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Load the slots, or warn and leave them as they are if the file has other ones."""
-        expected = {str(index): tuple(variable.shape) for index, variable in enumerate(self._variables)}
+        expected = {str(index): tuple(variable.shape) for index, variable in enumerate(self.own_variables)}
         found = {key: tuple(store[key].shape) for key in store.keys()}  # noqa: SIM118, a store is no dict
         if found != expected:
             warnings.warn(
@@ -150,5 +156,5 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
                 stacklevel=2,
             )
             return
-        for index, variable in enumerate(self._variables):
+        for index, variable in enumerate(self.own_variables):
             variable.assign(store[str(index)])
