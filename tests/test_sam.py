@@ -1,5 +1,7 @@
 """The optimizer alone: closed forms, degenerate gradients, exact restoration, and what it refuses."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -259,6 +261,12 @@ class TestStatelessSteps:
             optimizer.stateless_first_step([], tensors([2.0]), [w.value])
         with pytest.raises(RuntimeError, match=r"SAMModel.*first_step"):
             optimizer.stateless_apply([v.value for v in optimizer.variables], tensors([2.0]), [w.value])
+
+
+def test_numbers_of_numpy():
+    optimizer = keras_sam.SAMOptimizer("sgd", rho=np.float32(0.5), interval=np.int64(2), num_batch_splits=np.int32(4))
+    config = json.loads(json.dumps(optimizer.get_config()))
+    assert (config["rho"], config["interval"], config["num_batch_splits"]) == (0.5, 2, 4)
 
 
 @pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), "0.05", None, True])

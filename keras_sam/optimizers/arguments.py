@@ -1,6 +1,7 @@
 """Checks of what a user passes to an optimizer: each returns the value, or raises an error that says what is wrong."""
 
 import math
+import numbers
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 
 def number(name: str, value: Any, allowed: Callable[[float], bool], what: str) -> float:
     """A finite float for which `allowed` holds; `what` describes such a float."""
-    is_number = isinstance(value, float | int) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's, too
     if not is_number or not math.isfinite(value) or not allowed(value):
         raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")
     return float(value)
@@ -18,16 +19,17 @@ def number(name: str, value: Any, allowed: Callable[[float], bool], what: str) -
 
 def positive_integer(name: str, value: Any, alternative: str = "") -> int:
     """An integer from 1 on; the error names the `alternative`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be an integer >= 1{alternative}. Received: {name}={value!r}")
-    return value
+    return int(value)
 
 
 def splits(value: Any) -> int | None:
     """A number of parts, or `None` for a batch in one piece."""
-    if value is None or positive_integer("num_batch_splits", value, " or None") == 1:
+    if value is None:
         return None
-    return int(value)
+    found = positive_integer("num_batch_splits", value, " or None")
+    return None if found == 1 else found
 
 
 def radius(rho: Any) -> Any:
