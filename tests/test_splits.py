@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import scipy.sparse
 from conftest import SAMFunctional, SAMSequential, weights_of
 from keras import ops
 
@@ -176,3 +177,32 @@ def test_interrupt_between_parts_leaves_everything_as_before(two_layer, batches)
         each.train_on_batch(*batches[1])
     np.testing.assert_allclose(weights_of(model), weights_of(undisturbed), atol=1e-6)
     assert ops.shape(model.optimizer.perturbations[0]) == (6, 8)
+
+
+def fit_on_sparse(**options):
+    """The weights after an epoch on a sparse matrix, and on the same as an array."""
+    x = np.maximum(np.random.default_rng(0).normal(size=(12, 5)), 0).astype("float32")
+    found = []
+    for inputs in (scipy.sparse.csr_matrix(x), x):
+        keras.utils.set_random_seed(0)
+        model = SAMSequential([keras.Input((5,), sparse=inputs is not x), keras.layers.Dense(1)])
+        model.compile(keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1), rho=0.3, **options), loss="mse")
+        model.fit(inputs, x[:, :1], batch_size=6, shuffle=False, verbose=0)
+        found.append(weights_of(model))
+    return found
+
+
+@pytest.mark.only("jax")
+@pytest.mark.parametrize("options", [{}, {"num_batch_splits": 2}, {"ascent_fraction": 0.5}])
+def test_sparse_inputs(options):
+    sparse, dense = fit_on_sparse(**options)
+    np.testing.assert_allclose(sparse, dense, rtol=0, atol=1e-6)
+
+
+@pytest.mark.only("tensorflow")
+def test_sparse_inputs_that_cannot_be_cut_are_refused():
+    sparse, dense = fit_on_sparse()
+    np.testing.assert_allclose(sparse, dense, rtol=0, atol=1e-6)
+    for options in ({"num_batch_splits": 2}, {"ascent_fraction": 0.5}):
+        with pytest.raises(ValueError, match=r"cannot be cut.*Received: SparseTensor of shape"):
+            fit_on_sparse(**options)

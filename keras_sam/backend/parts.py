@@ -25,7 +25,18 @@ def bounds(index: int, size: Any, parts: int) -> tuple[Any, Any]:
 
 def between(data: Any, begin: Any, end: Any) -> Any:
     """The samples from `begin` to `end`."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[begin:end], data)
+
+    def cut(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        if not hasattr(leaf, "__getitem__"):
+            raise ValueError(
+                "`num_batch_splits` and `ascent_fraction` cut batches, and this one cannot be cut: densify it in the "
+                f"data pipeline, or leave them out. Received: {type(leaf).__name__} of shape {leaf.shape}."
+            )
+        return leaf[begin:end]
+
+    return keras.tree.map_structure(cut, data)
 
 
 def beginning(data: Any, fraction: float) -> Any:
