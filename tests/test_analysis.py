@@ -370,8 +370,20 @@ def test_several_outputs_of_a_model_that_was_never_trained(data):
     assert line.losses[1] == pytest.approx(model.evaluate(x, targets, verbose=0, return_dict=True)["loss"], rel=1e-5)
 
 
-def test_embedding(data):
-    model = keras.Sequential([keras.Input((4,)), layers.Embedding(6, 3), layers.Flatten(), layers.Dense(3)])
+def embedding():
+    return keras.Sequential([keras.Input((4,)), layers.Embedding(6, 3), layers.Flatten(), layers.Dense(3)])
+
+
+def attention():
+    inputs = keras.Input((4,))
+    sequence = layers.Embedding(6, 3)(inputs)
+    pooled = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 3)(sequence, sequence))
+    return keras.Model(inputs, layers.Dense(3)(pooled))
+
+
+@pytest.mark.parametrize("network", [embedding, attention])
+def test_products_equal_differences_of_gradients(data, network):
+    model = network()
     model.compile(loss=LOSS)
     x, y = np.random.default_rng(0).integers(0, 6, (50, 4)), data[1]
     objective = Objective(model, Batches(x, y))
@@ -416,6 +428,17 @@ def test_a_model_that_cannot_be_measured(data):
     model.build((None, 5))
     model.trainable = False
     with pytest.raises(ValueError, match="`model` has no trainable weights to vary"):
+        analysis.sharpness(model, *data)
+
+
+@pytest.mark.only("torch")
+def test_a_torch_module_is_refused(data):
+    import torch
+
+    wrapper = layers.TorchModuleWrapper(torch.nn.Linear(5, 3), name="foreign")
+    model = keras.Sequential([keras.Input((5,)), wrapper])
+    model.compile(loss=LOSS)
+    with pytest.raises(ValueError, match=r"must consist of Keras layers.*Received: layers \['foreign'\]"):
         analysis.sharpness(model, *data)
 
 

@@ -47,6 +47,28 @@ def test_statistics_move_once_and_come_from_the_clean_pass(mode, classification)
     assert float(recorder.calls.numpy()) == 1.0
 
 
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("fails", [False, True])
+def test_statistics_of_a_torch_module_move_once(classification, fails, monkeypatch):
+    import torch
+
+    x, y = classification
+    norm = torch.nn.BatchNorm1d(6, momentum=0.5)
+    wrapper = keras.layers.TorchModuleWrapper(norm)
+    model = SAMSequential([keras.Input((6,)), wrapper, keras.layers.Dense(3, activation="softmax")])
+    model.compile(sam(rho=3.0), "sparse_categorical_crossentropy")
+    if fails:
+        monkeypatch.setattr(model.optimizer, "descent_gradients", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.train_on_batch(x, y)
+    else:
+        model.train_on_batch(x, y)
+        assert (norm.weight != 1).all()  # it is trained
+    mean = np.zeros(6) if fails else 0.5 * x.mean(0)
+    np.testing.assert_allclose(norm.running_mean.numpy(), mean, atol=1e-6)
+    assert int(norm.num_batches_tracked) == (not fails)
+
+
 class Unbuilt(keras.Model):
     """Has its variables only after the first call."""
 

@@ -24,7 +24,7 @@ class Objective:
         variables: What the loss is a function of: the model's trainable variables by default.
 
     Raises:
-        ValueError: if the model is not compiled, not built, or has nothing to vary.
+        ValueError: if the model is not compiled, not built, has nothing to vary, or wraps a PyTorch module.
     """
 
     def __init__(self, model: keras.Model, batches: Iterable[Any], variables: Sequence[Any] | None = None) -> None:
@@ -32,6 +32,12 @@ class Objective:
             raise ValueError(f"`model` must be compiled, for its loss. Received: model={model!r}")
         if not model.built:
             raise ValueError(f"`model` must be built: call it on data once. Received: model={model!r}")
+        wrapped = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TorchModuleWrapper)]
+        if wrapped:
+            raise ValueError(
+                "`model` must consist of Keras layers to be measured: one that wraps a PyTorch module computes with "
+                f"the module's own weights, whatever others are tried. Received: layers {[w.name for w in wrapped]}"
+            )
         self.model, self.batches = model, batches
         self.variables = list(model.trainable_variables if variables is None else variables)
         if not self.variables:

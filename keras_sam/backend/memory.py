@@ -15,7 +15,7 @@ class Snapshot:
 
     def __init__(self, variables: Sequence[Any]) -> None:
         self.variables = list(variables)
-        self.copies = [ops.copy(v) for v in self.variables]
+        self.copies = [ops.copy(value) for value in backend.values(self.variables)]
 
     def put_back(self) -> None:
         """Give the variables the values they had."""
@@ -27,6 +27,7 @@ def sam_step(
     model: Any,
     step: Callable[[Any], Any],
     data: Any,
+    buffers: Sequence[Any],
     snapshot: type[Snapshot],
     for_each_part: Callable[..., Any],
     choose: Callable[..., Any],
@@ -40,6 +41,7 @@ def sam_step(
         model: The model, with a SAM optimizer.
         step: The training step to run in each pass.
         data: The batch.
+        buffers: What a pass may write that is no variable of Keras's, with a `value` and a `dtype`.
         snapshot: The backend's kind of snapshot, which may hold its random state too.
         for_each_part: `for_each_part(run, data, splits)` calls `run(part, index, share)` for each part of the
             batch, in turn, and returns the last result.
@@ -47,7 +49,7 @@ def sam_step(
         recoverable: Whether variables can be put back if a pass fails: not while a graph is traced.
     """
     optimizer = model.optimizer
-    variables = changing_variables(model)
+    variables = [*changing_variables(model), *buffers]
     start = snapshot(variables)
     reading: Any = getattr(model, "_sharpness", None)
     watched = reading.watched(model) if reading else []
@@ -88,7 +90,7 @@ def sam_step(
         optimizer.phase = "single"
         return step(data)
 
-    undo_if_skipped = _guard(model) if optimizer.loss_scaler is not None else None
+    undo_if_skipped = _guard(model, variables) if optimizer.loss_scaler is not None else None
     try:
         if optimizer.interval == 1:
             logs = climb_and_descend()
@@ -106,14 +108,14 @@ def sam_step(
     return logs | {"sharpness": reading.metric.result()} if watched else logs
 
 
-def _guard(model: Any) -> Callable[[], None]:
+def _guard(model: Any, variables: Sequence[Any]) -> Callable[[], None]:
     """Remember weights and statistics; the result puts them back, bit for bit, if the loss scaler skipped the step.
 
     It skips a step that overflows, and halves the loss scale. The overflow may be in the second pass
     only, after the statistics have moved, or may have gone into them.
     """
     scaler, metrics = model.optimizer.loss_scaler, {id(v) for v in model.metrics_variables}
-    statistics = [v for v in changing_variables(model) if "float" in v.dtype and id(v) not in metrics]
+    statistics = [v for v in variables if "float" in v.dtype and id(v) not in metrics]
     before = Snapshot([*model.trainable_variables, *statistics])
     scale = ops.copy(scaler.dynamic_scale)
 

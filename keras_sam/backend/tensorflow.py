@@ -84,7 +84,7 @@ def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     # Keras leaves building to the first call here; what the passes change must be known before it.
     model._symbolic_build(data_batch=data)
     recoverable = tf.executing_eagerly()
-    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, _choose, recoverable)
+    return memory.sam_step(model, step, data, [], _Snapshot, _for_each_part, _choose, recoverable)
 
 
 class _Snapshot(memory.Snapshot):

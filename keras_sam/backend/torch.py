@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import keras
 import torch
 from keras.src.random.seed_generator import global_seed_generator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keras_sam.backend import memory, parts
 
@@ -119,6 +121,7 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     def gradient(weights: Any, batch: Any) -> Any:
         return slopes([w.detach().requires_grad_() for w in weights], batch, create_graph=False)
 
+    @sdpa_kernel(SDPBackend.MATH)  # the only attention that can be differentiated twice
     def product(weights: Any, batch: Any, vectors: Any) -> Any:
         weights = [w.detach().requires_grad_() for w in weights]
         slope = sum((g * v).sum() for g, v in zip(slopes(weights, batch, create_graph=True), vectors, strict=True))
@@ -136,7 +139,21 @@ def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
             "the loop: wrap the model in `torch.nn.parallel.DistributedDataParallel` and call `first_step` and "
             "`second_step` with its gradients."
         )
-    return memory.sam_step(model, step, data, _Snapshot, _for_each_part, _choose, recoverable=True)
+    return memory.sam_step(model, step, data, _buffers(model), _Snapshot, _for_each_part, _choose, recoverable=True)
+
+
+class _Buffer:
+    """A buffer of a torch module inside the model, as if it were a Keras variable."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+        self.dtype = keras.backend.standardize_dtype(value.dtype)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+def _buffers(model: Any) -> list[_Buffer]:
+    wrappers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TorchModuleWrapper)]
+    return [_Buffer(buffer) for wrapper in wrappers for buffer in wrapper.module.buffers()]
 
 
 class _Snapshot(memory.Snapshot):
