@@ -102,6 +102,19 @@ def test_trainable_changed_between_two_compiles(two_layer, batches, frozen_first
         np.testing.assert_allclose(weights_of(model), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.only("jax", "torch")  # TensorFlow goes on with the step that it has compiled
+def test_unfreezing_without_compiling_is_refused(two_layer, batches):
+    model = two_layer("sgd")
+    model.layers[0].trainable = False
+    model.compile(sam(), loss=LOSS)
+    model.train_on_batch(*batches[0])
+    before = weights_of(model)
+    model.layers[0].trainable = True
+    with pytest.raises(ValueError, match=r"with a new optimizer|recreate a new optimizer"):
+        model.train_on_batch(*batches[1])
+    np.testing.assert_array_equal(weights_of(model), before)
+
+
 # A layer that the loss does not depend on: a zero gradient on JAX, none on the others.
 
 

@@ -104,8 +104,8 @@ class StatelessSteps:
         ):
             if len(given) != len(expected):
                 raise ValueError(
-                    f"`{what}` must have one entry for each of the {len(expected)} variables. "
-                    f"Received: {len(given)} entries."
+                    f"`{what}` must have one entry for each of the {len(expected)} variables. After freezing or "
+                    f"unfreezing layers compile the model again, with a new optimizer. Received: {len(given)} entries."
                 )
 
     def _stateless_scope(self: Any, optimizer_variables: Any, trainable_variables: Any) -> keras.StatelessScope:
