@@ -11,7 +11,7 @@ weighted_sum(a, x, b, y)       a * x + b * y for each pair of tensors
 displace(variables, slots, directions, length, finite)
                                move each variable along its direction, and keep what was added in its slot
 replace(variables, slots)      take it back
-sam_step(model, step, *args)   run a Keras training step twice: once to climb, once to descend
+sam_step(model, run, *args)    make a training step, of which `run` is the user's own: see `running.py`
 differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
 """
 

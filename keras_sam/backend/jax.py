@@ -1,14 +1,17 @@
 """JAX: the training step is a pure function of the model's state."""
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend
 import keras
 from keras import ops
 
 from keras_sam.backend.fused import cast, displace, global_norm, replace, select, weighted_sum
 from keras_sam.backend.parts import beginning, split
+from keras_sam.backend.running import Step, thread, watch
 
 __all__ = ["cast", "displace", "global_norm", "replace", "select", "weighted_sum"]
 
@@ -46,97 +49,275 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(product)
 
 
-def sam_step(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
-    """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
+def sam_step(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
+    """Make a step of `model`, of which `run` is the user's own."""
+    watch("stateless_apply")
     optimizer = model.optimizer
 
     def climb_and_descend(state: Any, data: Any) -> tuple[Any, Any]:
-        if not optimizer.ascent_needs_gradient:
-            result = _single_pass(optimizer, step, _climbed(optimizer, state), data, "descent")
-        elif optimizer.num_batch_splits is None:
-            result = _two_passes(model, step, state, data, "descent")
+        if getattr(optimizer, "num_batch_splits", None) is None:
+            result = _PureStep(model, run, data, state).carry_out()
         else:
-            result = _parts(model, step, state, data)
+            result = _parts(model, run, state, data)
         return _undo_if_skipped(optimizer, state, result)
 
     def single_pass(state: Any, data: Any) -> tuple[Any, Any]:
-        logs, new_state = _single_pass(optimizer, step, state, data, "single")
-        metrics = new_state[3]
-        logs, metrics = _with_sharpness(model, logs, metrics, metrics, metrics)  # nothing new: as in the other branch
-        return _undo_if_skipped(optimizer, state, (logs, (*new_state[:3], metrics)))
+        return _undo_if_skipped(optimizer, state, _PureStep(model, run, data, state, climbs=False).carry_out())
 
-    run: Callable[..., tuple[Any, Any]] = climb_and_descend
+    step: Callable[..., tuple[Any, Any]] = climb_and_descend
     try:
-        if optimizer.interval > 1:
+        if getattr(optimizer, "interval", 1) > 1:
             climbs = optimizer.stateless_is_ascent_step(state[2])
             if isinstance(climbs, jax.core.Tracer):
                 result: tuple[Any, Any] = jax.lax.cond(climbs, climb_and_descend, single_pass, state, data)
                 return result
-            run = climb_and_descend if climbs else single_pass
+            step = climb_and_descend if climbs else single_pass
             compiled = getattr(model, "_compiled_steps", None)
             if compiled is not None:
-                if run.__name__ not in compiled:
-                    compiled[run.__name__] = jax.jit(run, donate_argnums=0)
-                run = compiled[run.__name__]
-        return run(state, data)
+                if step.__name__ not in compiled:
+                    compiled[step.__name__] = jax.jit(step, donate_argnums=0)
+                step = compiled[step.__name__]
+        return step(state, data)
     except BaseException:
         _keep(model, state)
         raise
-    finally:
-        optimizer.phase = None
 
 
-def _climbed(optimizer: Any, state: Any) -> Any:
-    """The state after a climb that needs no gradient."""
-    weights, non_trainable_variables, optimizer_variables, metrics_variables = state
-    weights, optimizer_variables = optimizer.stateless_first_step(optimizer_variables, None, weights)
-    return weights, non_trainable_variables, optimizer_variables, metrics_variables
+def _parts(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
+    """The user's step on each part of the batch, with one step of the base optimizer in the last."""
+    optimizer_variables = model.optimizer.stateless_begin_mean(state[2])
+    state = (*state[:2], optimizer_variables, state[3])
+    for part_data, part in split(data, model.optimizer.num_batch_splits):
+        logs, state = _PureStep(model, run, part_data, state, part=part).carry_out()
+    return logs, state
 
 
-def _single_pass(optimizer: Any, step: Callable[..., Any], state: Any, data: Any, phase: str) -> tuple[Any, Any]:
-    optimizer.phase = phase
-    result: tuple[Any, Any] = step(state, data)
-    return result
+class _PureStep(Step):
+    """A step whose runs are functions of the model's state, so that of an asking run no more remains than is taken.
 
-
-def _parts(model: Any, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
-    """Two passes over each part of the batch, and one step of the base optimizer."""
-    optimizer = model.optimizer
-    for index, (part, share) in enumerate(split(data, optimizer.num_batch_splits)):
-        optimizer.part = index, share
-        logs, state = _two_passes(model, step, state, part, "collect")
-    weights, non_trainable_variables, optimizer_variables, metrics_variables = state
-    weights, optimizer_variables = optimizer.stateless_apply_collected(optimizer_variables, weights)
-    return logs, (weights, non_trainable_variables, optimizer_variables, metrics_variables)
-
-
-def _two_passes(model: Any, step: Callable[..., Any], state: Any, data: Any, descent: str) -> tuple[Any, Any]:
-    """Run `step` in the ascent phase and again, from the perturbed weights, in the `descent` phase.
-
-    The second pass starts from the same non-trainable variables as the first, so that it draws the
-    same random numbers; what it makes of them and of the metrics is dropped (and never computed
-    once compiled).
+    An asking run goes on to its end. Where `stateless_apply` stands in a `lax.cond`, its gradients leave through the
+    state that the run returns, in the slots of the perturbation, and the count of iterations tells whether they do.
     """
-    _, non_trainable_variables, _, metrics_at_start = state
-    optimizer = model.optimizer
-    optimizer.phase = "ascent"
-    first = beginning(data, optimizer.ascent_fraction)
-    logs, (perturbed, new_non_trainable_variables, optimizer_variables, metrics_variables) = step(state, first)
-    optimizer.phase = descent
-    second = (perturbed, non_trainable_variables, optimizer_variables, metrics_variables)
-    _, (weights, _, optimizer_variables, metrics_after_second) = step(second, data)
-    logs, metrics_variables = _with_sharpness(model, logs, metrics_at_start, metrics_variables, metrics_after_second)
-    return logs, (weights, new_non_trainable_variables, optimizer_variables, metrics_variables)
+
+    def __init__(self, model: Any, run: Any, data: Any, state: Any, **options: Any) -> None:
+        super().__init__(model, run, data, **options)
+        self.state = state
+        self.place = _trace()
+        self.results: dict[tuple[int, int], tuple[Any, Any]] = {}  # of the optimizers in the clean run, and where
+        self.perturbed: tuple[tuple[int, int], Any] | None = None  # weights in the place of those of such a result
+        self.asked_in: Any = None
+        self.found: Any = None  # the gradients of an asking run, if they are not in a branch
+        self.present: Any = None  # which gradients there are, if they are
+        self.dtypes: list[Any] = []
+        self.metrics: Any = None  # after an asking run
+        self.restores = False
+
+    def carry_out(self) -> tuple[Any, Any]:
+        """Run the user's step, and return its logs and the new state."""
+        outer, thread.step = thread.step, self
+        optimizer, state, data = self.optimizer, self.state, self.data
+        try:
+            if self.asks(optimizer):
+                data = beginning(data, optimizer.ascent_fraction)
+            elif not getattr(optimizer, "ascent_needs_gradient", True):
+                state = self.with_result(state, *optimizer.stateless_first_step(state[2], None, self.weights_in(state)))
+            logs, state = self.run(state, data)
+            if not self.reached and hasattr(optimizer, "ascent_needs_gradient"):
+                if not optimizer.has_stepped or isinstance(jax.tree.leaves(self.state)[0], jax.core.Tracer):
+                    raise self.unreached()
+                self.restores = not optimizer.ascent_needs_gradient
+            if self.restores:
+                state = self.with_result(state, *optimizer.stateless_restore(state[2], self.weights_in(state)))
+        finally:
+            thread.step = outer
+        if self.asks(optimizer) and self.metrics is None:  # they are those of a branch
+            return logs, state
+        start, first = self.state[3], state[3]
+        second = (first, first) if self.metrics is None else (start, self.metrics)  # nothing new without an asking run
+        logs, metrics = _with_sharpness(self.model, logs, start, first, *second)
+        return logs, (*state[:3], metrics)
+
+    # The model's state, and the weights in it that are an optimizer's.
+
+    def places(self, optimizer: Any) -> list[int]:
+        """Where the variables of an optimizer stand among the weights of the model's state."""
+        places = {id(v): i for i, v in enumerate(self.model.trainable_variables)}
+        for variable in optimizer._trainable_variables:
+            if id(variable) not in places:
+                raise ValueError(
+                    f"{type(optimizer).__name__} updates {variable.path!r}, which is not among the model's trainable "
+                    "variables, so that the training step cannot be run with other values of it. Make its layer one of "
+                    "the model's, or write the loop with `stateless_first_step` and `stateless_second_step`."
+                )
+        return [places[id(v)] for v in optimizer._trainable_variables]
+
+    def weights_in(self, state: Any) -> list[Any]:
+        """The weights of the model's optimizer."""
+        return [state[0][place] for place in self.places(self.optimizer)]
+
+    def with_weights(self, optimizer: Any, state: Any, weights: Any) -> Any:
+        """The state, with other weights of an optimizer."""
+        found = list(state[0])
+        for place, value in zip(self.places(optimizer), weights, strict=True):
+            found[place] = value
+        return found, *state[1:]
+
+    def with_result(self, state: Any, weights: Any, optimizer_variables: Any) -> Any:
+        """The state, with what a step of the model's optimizer has returned."""
+        found, others, _, metrics = self.with_weights(self.optimizer, state, weights)
+        return found, others, optimizer_variables, metrics
+
+    # In the clean run.
+
+    def asks(self, optimizer: Any) -> bool:
+        """Whether the optimizer asks for a second gradient."""
+        return getattr(optimizer, "ascent_needs_gradient", False) and (self.climbs or optimizer is not self.optimizer)
+
+    def apply(self, optimizer: Any, state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
+        """The weights and the state of a SAM optimizer after its step, given the gradients at the weights."""
+        self.check_options(optimizer)
+        if self.asks(optimizer):
+            perturbed, new_state = optimizer.stateless_first_step(state, gradients, weights)
+            found, reached = self.ask(optimizer, perturbed)
+            if found is None:
+                return weights, state
+            result = self.descend(optimizer, new_state, found, perturbed)
+            return result if reached is True else _either(reached, result, (list(weights), list(state)))
+        if optimizer.ascent_needs_gradient:
+            single: tuple[Any, Any] = optimizer.stateless_single_step(state, gradients, weights)
+            return single
+        weights, state = self.descend(optimizer, state, gradients, weights)
+        if _trace() != self.place:  # where the step may not come by, and the end of it takes the perturbation back
+            self.restores = True
+            cleared = {id(slot) for slot in optimizer.perturbations}
+            pairs = zip(optimizer.variables, state, strict=True)
+            state = [ops.zeros_like(value) if id(v) in cleared else value for v, value in pairs]
+        return weights, state
+
+    def descend(self, optimizer: Any, state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
+        """The second half of a step, for a batch in parts with the base optimizer's step in the last of them."""
+        if self.part is None or optimizer is not self.optimizer:
+            result: tuple[Any, Any] = optimizer.stateless_second_step(state, gradients, weights)
+            return result
+        weights, state = optimizer.stateless_add_to_mean(state, gradients, weights, self.part.share)
+        return optimizer.stateless_apply_mean(state, weights) if self.part.last else (weights, state)
+
+    def applied(self, turn: tuple[int, int], optimizer: Any, arguments: Any, result: Any) -> None:
+        """Keep what an asking run will take for the optimizer's result."""
+        self.results[turn] = result, _trace()
+
+    # The asking run.
+
+    def ask(self, optimizer: Any, perturbed: Any) -> tuple[Any, Any]:
+        """The gradients at the perturbed weights, and whether there are any."""
+        self.asked_in = _trace()
+        _refuse_in_a_loop(self)
+        turn = id(optimizer), self.calls[id(optimizer)] - 1
+        state = self.state
+        if turn[1] == 0:
+            state = self.with_weights(optimizer, state, perturbed)
+        else:
+            self.perturbed = (turn[0], turn[1] - 1), perturbed
+        clean = self.calls
+        self.calls, self.asked, self.applying = {}, turn, None
+        self.found = self.present = None
+        try:
+            _, after = self.run(state, self.data)
+        finally:
+            self.calls, self.asked, self.applying, self.perturbed = clean, None, optimizer, None
+        if optimizer is self.optimizer and self.asked_in == self.place:
+            self.metrics = after[3]
+        if self.found is not None or self.present is None:
+            return self.found, self.found is not None
+        return self.posted(optimizer, after)
+
+    def answer(self, optimizer: Any, state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
+        """Hand over the gradients; what the run makes of the rest is dropped."""
+        if _trace() == self.asked_in:
+            self.found = list(gradients)
+            return weights, state
+        self.present = [g is not None for g in gradients]
+        self.dtypes = [None if g is None else g.dtype for g in gradients]
+        new_weights, new_state = list(weights), list(state)
+        places = {id(v): i for i, v in enumerate(optimizer.variables)}
+        for i, (slot, gradient) in enumerate(zip(optimizer.perturbations, gradients, strict=True)):
+            if gradient is None:
+                continue
+            if slot is None:
+                new_weights[i] = ops.cast(gradient, weights[i].dtype)
+            else:
+                new_state[places[id(slot)]] = ops.cast(gradient, slot.dtype)
+        new_state[places[id(optimizer.iterations)]] += 1
+        return new_weights, new_state
+
+    def posted(self, optimizer: Any, after: Any) -> tuple[Any, Any]:
+        """The gradients that left a branch through the state after the run, and whether they did."""
+        if optimizer is not self.optimizer:
+            raise RuntimeError(
+                f"{type(optimizer).__name__} was applied inside `lax.cond` in the training step, which only the "
+                "optimizer that the model was compiled with can be. Apply it outside, and choose between the old and "
+                "the new values, or write the loop with `stateless_first_step` and `stateless_second_step`."
+            )
+        weights, state = self.weights_in(after), after[2]
+        places = {id(v): i for i, v in enumerate(optimizer.variables)}
+        found = [
+            None if not there else ops.cast(weight if slot is None else state[places[id(slot)]], dtype)
+            for there, dtype, slot, weight in zip(
+                self.present, self.dtypes, optimizer.perturbations, weights, strict=True
+            )
+        ]
+        count = places[id(optimizer.iterations)]
+        return found, state[count] != self.state[2][count]
+
+    def stand_still(self, turn: tuple[int, int], state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
+        """What the optimizer made in the clean run; nothing, if it comes later there."""
+        if turn not in self.results:
+            return weights, state
+        (new_weights, new_state), place = self.results[turn]
+        if place != self.place:
+            raise RuntimeError(
+                "An optimizer was applied inside `lax.cond` in the training step, before a SAM optimizer that asks for "
+                "its second gradient and cannot see what came of it. Apply the SAM optimizer first, or write the loop "
+                "with `stateless_first_step` and `stateless_second_step`."
+            )
+        if self.perturbed is not None and turn == self.perturbed[0]:
+            new_weights = self.perturbed[1]
+        return new_weights, new_state
 
 
-def _with_sharpness(model: Any, logs: Any, start: Any, first: Any, second: Any) -> tuple[Any, Any]:
-    """Logs and metrics after the first pass, with what the two passes tell of the sharpness."""
+def _trace() -> Any:
+    """What is being traced, if anything is: a result of it can be used where this is the same."""
+    source = jax.extend.core if hasattr(jax.extend.core, "get_opaque_trace_state") else jax.core
+    return source.get_opaque_trace_state(convention="flax")
+
+
+def _refuse_in_a_loop(step: _PureStep) -> None:
+    """In a loop of JAX's the asking run would ask in every turn of it."""
+    if step.asked_in == step.place:
+        return
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code is _PureStep.carry_out.__code__:
+            return
+        if frame.f_globals.get("__name__", "").endswith("control_flow.loops"):
+            raise RuntimeError(
+                "A SAM optimizer was applied inside `lax.scan`, `lax.while_loop` or `lax.fori_loop` in the training "
+                "step, where it cannot ask for the gradient at the perturbed weights. A loop in Python is as good "
+                "there; or write the loop with `stateless_first_step` and `stateless_second_step`."
+            )
+
+
+def _either(condition: Any, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: ops.where(condition, a, b), yes, no)
+
+
+def _with_sharpness(model: Any, logs: Any, start: Any, first: Any, restart: Any, second: Any) -> tuple[Any, Any]:
+    """Logs and metrics after the clean run, with what the two runs tell of the sharpness."""
     reading: Any = getattr(model, "_sharpness", None)
     variables = list(model.metrics_variables)
     watched = [next(i for i, v in enumerate(variables) if v is w) for w in (reading.watched(model) if reading else ())]
-    if not watched:
+    if all(start[i] is first[i] for i in watched):  # a step that reports its loss in some other way, if at all
         return logs, first
-    losses = [[values[i] for i in watched] for values in (start, first, first, second)]
+    losses = [[values[i] for i in watched] for values in (start, first, restart, second)]
     with keras.StatelessScope(state_mapping=zip(variables, first, strict=True)) as scope:
         reading.record(*losses)
         logs = logs | {"sharpness": reading.metric.result()}
@@ -149,7 +330,7 @@ def _undo_if_skipped(optimizer: Any, before: Any, result: tuple[Any, Any]) -> tu
     It skips a step that overflows, and halves the loss scale. The overflow may be in the second pass
     only, after the statistics have moved, or may have gone into them.
     """
-    if optimizer.loss_scaler is None:
+    if getattr(optimizer, "loss_scaler", None) is None:
         return result
     logs, after = result
     scale = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.loss_scaler.dynamic_scale)

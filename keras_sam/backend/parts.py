@@ -1,10 +1,17 @@
 """A batch, cut into parts along its first axis."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+
+class Part(NamedTuple):
+    """What is to be known of a part: its share of the samples, and whether it is the last."""
+
+    share: Any
+    last: Any
 
 
 def first(data: Any) -> Any:
@@ -18,8 +25,8 @@ def batch_size(data: Any) -> int | None:
     return size
 
 
-def bounds(index: int, size: Any, parts: int) -> tuple[Any, Any]:
-    """Where a part begins and ends; only the last ones may be empty, if there are more parts than samples."""
+def bounds(index: int, size: Any, parts: Any) -> tuple[Any, Any]:
+    """Where a part begins and ends; none is empty, unless there are more parts than samples."""
     return -(-index * size // parts), -(-(index + 1) * size // parts)
 
 
@@ -49,10 +56,10 @@ def beginning(data: Any, fraction: float) -> Any:
     return between(data, 0, ops.maximum(1, ops.cast(ops.round(fraction * ops.cast(size, "float32")), "int32")))
 
 
-def split(data: Any, parts: int) -> Iterator[tuple[Any, float]]:
-    """Yield each part, as even as can be and none empty, with its share of the samples."""
+def split(data: Any, parts: int) -> Iterator[tuple[Any, Part]]:
+    """Yield each part, as even as can be and none empty, and what is to be known of it."""
     size = first(data).shape[0]
+    parts = min(parts, size)
     for index in range(parts):
         begin, end = bounds(index, size, parts)
-        if end > begin:
-            yield between(data, begin, end), (end - begin) / size
+        yield between(data, begin, end), Part((end - begin) / size, index == parts - 1)

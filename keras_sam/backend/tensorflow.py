@@ -1,15 +1,18 @@
 """TensorFlow: variables change in place, through the distribution strategy when there is one."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.random.seed_generator import global_seed_generator
+from keras.src.losses.loss import unscale_loss_for_distribution
 
 from keras_sam.backend import memory, parts
 from keras_sam.backend.fused import cast, displace, global_norm, replace, select, weighted_sum
+from keras_sam.backend.running import watch
 
 __all__ = ["cast", "displace", "global_norm", "replace", "select", "weighted_sum"]
 
@@ -79,36 +82,132 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     return tuple(tf.function(function, reduce_retracing=True) for function in (loss, gradient, product))
 
 
-def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
-    # Keras leaves building to the first call here; what the passes change must be known before it.
-    model._symbolic_build(data_batch=data)
-    recoverable = tf.executing_eagerly()
-    return memory.sam_step(model, step, data, [], _Snapshot, _for_each_part, _choose, recoverable)
+def sam_step(model: Any, run: Callable[[Any], Any], data: Any) -> Any:
+    """Make a step of `model`, of which `run` is the user's own."""
+    watch("apply")
+    memory.watch_assignments()
+    run = getattr(run, "python_function", run)  # without a `tf.function` around it, as Keras compiles the whole
+    return memory.sam_step(model, run, data, partial(_Step, _graph()), _for_each_part, _choose)
 
 
-class _Snapshot(memory.Snapshot):
-    """Holds the state of Keras's global seed generator too."""
+def _graph() -> Any:
+    """The graph that is being built, or `None` in eager mode."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
-    def __init__(self, variables: Sequence[Any]) -> None:
-        if _in_distributed_replica():  # where no variable can be made
-            generator = get_global_attribute("global_seed_generator")
+
+class _Step(memory.InPlaceStep):
+    """A step in a graph or in eager mode.
+
+    Where `apply` stands in a `tf.cond`, only the running graph knows whether the asking run comes by, and no tensor of
+    the branch can be used outside: the gradients leave it in variables, and the run goes on to its end.
+    """
+
+    def __init__(self, outermost: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.whole, self.place = outermost, _graph()
+        self.asked_in: Any = None
+        self.post: _Post | None = None
+
+    def note_loss(self, loss: Any) -> None:
+        super().note_loss(unscale_loss_for_distribution(loss))
+
+    def traced(self) -> bool:
+        return self.place is not None
+
+    def recoverable(self) -> bool:
+        return self.place is None
+
+    def outermost(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.whole is None else self.whole.as_default()
+
+    def is_nested(self) -> bool:
+        return _is_branch(_graph(), of=self.place)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        self.asked_in = _graph()
+        yield
+
+    def answer(self, optimizer: Any, gradients: Sequence[Any], variables: Any = None) -> None:
+        if not _is_branch(_graph(), of=self.asked_in):
+            super().answer(optimizer, gradients)
+        self.post = _Post.of(optimizer)
+        self.post.put(gradients)
+
+    def posted(self, optimizer: Any) -> tuple[Any, Any]:
+        return (None, False) if self.post is None else self.post.take()
+
+    def choose(self, condition: Any, yes: Callable[[], None], no: Callable[[], None]) -> None:
+        if isinstance(condition, bool):
+            super().choose(condition, yes, no)
         else:
-            generator = global_seed_generator()
-        super().__init__(variables if generator is None else [*variables, generator.state])
+            tf.cond(condition, lambda: (yes(), 0)[1], lambda: (no(), 0)[1])  # type: ignore[func-returns-value]
+
+
+def _is_branch(graph: Any, of: Any) -> bool:
+    """Whether `graph` is a branch of a `tf.cond` in the graph `of`, and not that itself."""
+    inner = graph
+    while inner is not of and type(inner).__name__ == "CondBranchFuncGraph":
+        inner = inner.outer_graph
+    if inner is not of:
+        raise RuntimeError(
+            "A SAM optimizer was applied inside a loop of TensorFlow's or a `tf.function` within the training step, "
+            "where it cannot ask for the gradient at the perturbed weights. Call `apply` outside of it: Keras compiles "
+            "the whole step by itself, and a loop in Python is as good there; or write the loop with `first_step` and "
+            "`second_step`."
+        )
+    return graph is not of
+
+
+class _Post:
+    """Where a branch of a graph leaves the gradients that were found in it."""
+
+    boxes: ClassVar[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self.variables: list[Any] = []
+        self.present: list[bool] = []
+        with tf.init_scope():
+            self.full = tf.Variable(False, trainable=False)
+
+    @classmethod
+    def of(cls, optimizer: Any) -> Any:
+        """The one of an optimizer, which the compiled steps share."""
+        if optimizer not in cls.boxes:
+            cls.boxes[optimizer] = cls()
+        return cls.boxes[optimizer]
+
+    def put(self, gradients: Sequence[Any]) -> None:
+        """Leave gradients, `None` among them."""
+        tensors = synchronize(gradients)
+        self.present = [tensor is not None for tensor in tensors]
+        if not self.variables:
+            with tf.init_scope():
+                self.variables = [
+                    t if t is None else tf.Variable(tf.zeros(t.shape, t.dtype), trainable=False) for t in tensors
+                ]
+        for variable, tensor in zip(self.variables, tensors, strict=True):
+            if tensor is not None:
+                variable.assign(tensor)
+        self.full.assign(True)
+
+    def take(self) -> tuple[list[Any], Any]:
+        """The gradients, and whether there are any."""
+        found = [tf.identity(v) if there else None for v, there in zip(self.variables, self.present, strict=True)]
+        return found, tf.identity(self.full)
 
 
 def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     if _in_distributed_replica():
         raise ValueError(
-            "TensorFlow cannot choose between passes under a distribution strategy: `fit` takes no `interval` there. "
+            "TensorFlow cannot choose between steps under a distribution strategy: `fit` takes no `interval` there. "
             "Save passes with `ascent_fraction` or `MSAMOptimizer`, or write a loop that chooses: `first_step` and "
             "`second_step` in one `strategy.run`, `single_step` in another."
         )
     return tf.cond(condition, yes, no)
 
 
-def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:
+def _for_each_part(run: Callable[[Any, Any], Any], data: Any, splits: int) -> Any:
     """Run each part of the batch in turn, in the graph if the batch's size is only known there."""
     if _in_distributed_replica():
         raise ValueError(
@@ -116,19 +215,21 @@ def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) 
             "and let several devices share one perturbation of the whole batch."
         )
     if parts.batch_size(data) is not None:
-        for index, (part, share) in enumerate(parts.split(data, splits)):
-            result = run(part, index, share)
+        for part_data, part in parts.split(data, splits):
+            result = run(part_data, part)
         return result
     total = tf.shape(parts.first(data))[0]
+    number = tf.minimum(splits, total)
 
     def run_part(index: int) -> Any:
-        begin, end = parts.bounds(index, total, splits)
+        begin, end = parts.bounds(index, total, number)
         share = tf.cast(end - begin, "float32") / tf.cast(total, "float32")
-        return run(parts.between(data, begin, end), index, share)
+        last = True if index == splits - 1 else tf.equal(index, number - 1)
+        return run(parts.between(data, begin, end), parts.Part(share, last))
 
     result = run_part(0)
     for index in range(1, splits):
-        result = tf.cond(index < total, lambda index=index: run_part(index), lambda result=result: result)
+        result = tf.cond(index < number, lambda index=index: run_part(index), lambda result=result: result)
     return result
 
 

@@ -1,14 +1,18 @@
 """PyTorch: variables change in place; draws without a Keras seed come from torch's global generators."""
 
+import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import keras
 import torch
-from keras.src.random.seed_generator import global_seed_generator
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from keras_sam.backend import memory, parts
+from keras_sam.backend.running import thread, watch
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:
@@ -130,8 +134,12 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     return value, gradient, product
 
 
-def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run the passes of one step of a SAM optimizer, in each of which `step` is run."""
+@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+def sam_step(model: Any, run: Callable[[Any], Any], data: Any) -> Any:
+    """Make a step of `model`, of which `run` is the user's own.
+
+    `torch.compile` sees the runs alone. Compiled code does not tell what it assigns: a rehearsal does, once.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_world_size() > 1:
         raise RuntimeError(
@@ -139,46 +147,155 @@ def sam_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
             "the loop: wrap the model in `torch.nn.parallel.DistributedDataParallel` and call `first_step` and "
             "`second_step` with its gradients."
         )
-    return memory.sam_step(model, step, data, _buffers(model), _Snapshot, _for_each_part, _choose, recoverable=True)
+    watch("apply")
+    memory.watch_assignments()
+    is_keras_own = getattr(run, "__func__", None) is keras.Model.train_step
+    if model.jit_compile and model.optimizer not in _WRITTEN:
+        _WRITTEN[model.optimizer] = _Step(is_keras_own, [], model, run, data).rehearse()
+    if model.jit_compile:
+        run = _compiled(run)
+    new_step = partial(_Step, is_keras_own, _WRITTEN.get(model.optimizer, []))
+    return memory.sam_step(model, run, data, new_step, _for_each_part, _choose)
+
+
+_WRITTEN: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()  # by optimizer, of compiled models
+
+
+def _compiled(run: Any) -> Callable[[Any], Any]:
+    if not hasattr(run, "__func__"):
+        compiled: Callable[[Any], Any] = torch.compile(run)
+        return compiled
+    return partial(_compiled_method(run.__func__), run.__self__)
+
+
+@cache
+def _compiled_method(method: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(method)
+    return compiled
 
 
 class _Buffer:
-    """A buffer of a torch module inside the model, as if it were a Keras variable."""
+    """A buffer of a torch module, as if it were a Keras variable."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value
         self.dtype = keras.backend.standardize_dtype(value.dtype)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+class _Step(memory.InPlaceStep):
+    """A step in which modules may hold buffers, and random numbers come from torch's own generators too."""
+
+    def __init__(self, is_keras_own: bool, written: Sequence[Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_keras_own, self.written = is_keras_own, written
+        self.slopes = _slopes(self.model)
+
+    def rehearse(self) -> list[Any]:
+        """Run the user's step as far as its `apply`, put everything back, and return what it has assigned."""
+        outer, thread.step = thread.step, self
+        self.asked = id(self.optimizer), 0
+        try:
+            for variable in self.untrained():
+                self.keep(variable)
+            with self.asking():
+                self.run(self.data)
+        except memory.Answer:
+            pass
+        finally:
+            thread.step = outer
+            self.undo()
+        return list(self.assigned.values())
+
+    def untrained(self) -> list[Any]:
+        return [*super().untrained(), *self.written, *_buffers(self.model)]
+
+    def assigning(self, variable: Any) -> None:
+        if not torch.compiler.is_compiling():
+            super().assigning(variable)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def take(self, optimizer: Any, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        return super().take(optimizer, method, arguments)
+
+    def random_state(self) -> Callable[[], None]:
+        cpu = torch.get_rng_state()
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+        def put_back() -> None:
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state_all(cuda)
+
+        return put_back
+
+    def release(self, gradients: Any) -> None:
+        if self.is_keras_own:
+            gradients.clear()
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Keras applies optimizers where nothing is differentiated; and the clean run's `grad` must not be added to."""
+        _check_slopes(self.slopes)
+        tensors = [tensor for tensor, _, _ in self.slopes]
+        clean = [None if self.is_keras_own else tensor.grad for tensor in tensors]
+        for tensor in tensors:
+            tensor.grad = None
+        try:
+            with torch.enable_grad(), _torch_optimizers_refused():
+                yield
+        finally:
+            for tensor, slope in zip(tensors, clean, strict=True):
+                tensor.grad = slope
+
+
 def _buffers(model: Any) -> list[_Buffer]:
-    wrappers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TorchModuleWrapper)]
-    return [_Buffer(buffer) for wrapper in wrappers for buffer in wrapper.module.buffers()]
+    buffers = {id(buffer): buffer for layer in model._flatten_layers() for buffer in layer.buffers()}
+    return [_Buffer(buffer) for buffer in buffers.values()]
 
 
-class _Snapshot(memory.Snapshot):
-    """Holds the state of Keras's global seed generator and of torch's own, for CPU and CUDA, too."""
+def _slopes(model: Any) -> list[tuple[Any, Any, Any]]:
+    """Every trained tensor, with its `grad` as the step found it and the version of that."""
+    tensors = [v.value for v in model.trainable_variables]
+    return [(t, *((_nothing, 0) if t.grad is None else (weakref.ref(t.grad), t.grad._version))) for t in tensors]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
-    def __init__(self, variables: Sequence[Any]) -> None:
-        self.variables = [*variables, global_seed_generator().state]
-        self.copies = [value.clone() for value in values(self.variables)]
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
-    def put_back(self) -> None:
-        assign(self.variables, self.copies)
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state_all(self.cuda)
+def _nothing() -> None:
+    """A weak reference to no tensor."""
+
+
+def _check_slopes(slopes: Sequence[tuple[Any, Any, Any]]) -> None:
+    before = ((tensor.grad, grad(), version) for tensor, grad, version in slopes)
+    if any(grad is not None and grad is old and grad._version != version for grad, old, version in before):
+        raise RuntimeError(
+            "The training step adds to the gradients that an earlier step has left in `grad`, from which the gradient "
+            "at the perturbed weights cannot be told. Begin each step with `self.zero_grad()`; to accumulate gradients "
+            "over several batches set `gradient_accumulation_steps` on the base optimizer."
+        )
+
+
+@contextlib.contextmanager
+def _torch_optimizers_refused() -> Iterator[None]:
+    """In an asking run an optimizer of Keras's stands still; one of torch's own would make a second step."""
+
+    def refuse(optimizer: Any, args: Any, kwargs: Any) -> None:
+        raise RuntimeError(
+            f"`{type(optimizer).__name__}` of PyTorch would make two steps a batch in the training step of a model "
+            "that is compiled with a SAM optimizer. Use the Keras optimizer of that name, or write the loop with "
+            "`first_step` and `second_step`."
+        )
+
+    handle = register_optimizer_step_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if bool(condition) else no()
 
 
-def _for_each_part(run: Callable[[Any, int, Any], Any], data: Any, splits: int) -> Any:
-    for index, (part, share) in enumerate(parts.split(data, splits)):
-        result = run(part, index, share)
+def _for_each_part(run: Callable[[Any, Any], Any], data: Any, splits: int) -> Any:
+    for part_data, part in parts.split(data, splits):
+        result = run(part_data, part)
     return result

@@ -1,5 +1,8 @@
 """SAM for a model that exists already."""
 
+import functools
+import inspect
+import types
 from typing import Any
 
 import keras
@@ -63,7 +66,25 @@ def _sharing_state(cls: Any, model: keras.Model) -> keras.Model:
     """An object of `cls` with the attributes of `model`, as its constructor may take anything."""
     twin = cls.__new__(cls)
     own = {name: value for name, value in vars(twin).items() if callable(value)}  # bound to the twin itself
-    vars(twin).update(vars(model) | own)
+    vars(twin).update({name: _rebound(value, model, twin) for name, value in vars(model).items()} | own)
     twin.compiled = False
     twin.optimizer = None
     return twin
+
+
+def _rebound(value: Any, model: keras.Model, twin: keras.Model) -> Any:
+    """A method of `model` that it keeps as an attribute, or among others in one, as a method of its twin."""
+    if inspect.ismethod(value) and value.__self__ is model:
+        return getattr(twin, value.__name__, types.MethodType(value.__func__, twin))
+    if isinstance(value, functools.partial):
+        function, *arguments = (_rebound(each, model, twin) for each in (value.func, *value.args))
+        keywords = {name: _rebound(each, model, twin) for name, each in value.keywords.items()}
+        return functools.partial(function, *arguments, **keywords)
+    if isinstance(value, dict):
+        rebound: Any = {name: _rebound(each, model, twin) for name, each in value.items()}
+        return rebound if any(rebound[name] is not each for name, each in value.items()) else value
+    if isinstance(value, list) or type(value) is tuple:
+        rebound = [_rebound(each, model, twin) for each in value]
+        changed = any(new is not old for new, old in zip(rebound, value, strict=True))
+        return (rebound if isinstance(value, list) else tuple(rebound)) if changed else value
+    return value

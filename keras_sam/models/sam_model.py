@@ -1,9 +1,12 @@
 """The mixin that gives a Keras model the two passes of SAM."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from keras_sam.backend.running import thread
 from keras_sam.models.sharpness import SharpnessReading
 from keras_sam.models.train_step import sam_train_step
 from keras_sam.optimizers import SAMOptimizer
@@ -58,9 +61,12 @@ class SAMModel:
                     f"`class {cls.__name__}(keras_sam.SAMModel, {base.__name__})`. Received: "
                     f"`class {cls.__name__}({', '.join(b.__name__ for b in cls.__bases__)})`."
                 )
+        compute_loss = getattr(cls, "compute_loss", None)
+        if compute_loss is not None and not hasattr(compute_loss, "noted"):
+            cls.compute_loss = _noted(compute_loss)  # type: ignore[attr-defined]
 
     def train_step(self, *args: Any) -> Any:
-        """Make one training step: two passes with a SAM optimizer, one with any other."""
+        """Make one training step: the class's own, in which a SAM optimizer asks for a second gradient."""
         return sam_train_step(self, *args, train_step=super().train_step)  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -106,12 +112,6 @@ class SAMModel:
         metrics: list[Any] = super().metrics  # type: ignore[misc]
         return metrics if self._sharpness is None else [*metrics, self._sharpness.metric]
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """Update and return the metrics; the second pass only returns them."""
-        if getattr(self.optimizer, "in_second_pass", False):
-            return self.get_metrics_result()  # type: ignore[attr-defined, no-any-return]
-        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)  # type: ignore[misc, no-any-return]
-
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Configure the model for training; the arguments are those of `keras.Model.compile`.
 
@@ -136,6 +136,20 @@ class SAMModel:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
+
+def _noted(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, with the same signature, that lets the running step know the loss."""
+
+    @functools.wraps(compute_loss)
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = compute_loss(self, *args, **kwargs)
+        if thread.step is not None and thread.step.model is self:
+            thread.step.note_loss(loss)
+        return loss
+
+    noted.noted = True  # type: ignore[attr-defined]
+    return noted
 
 
 def scaler_inside(scaler: keras.optimizers.LossScaleOptimizer) -> keras.optimizers.Optimizer:

@@ -34,9 +34,16 @@ class SharpnessReading:
             second: Those after it.
         """
         (low, low_samples), (high, samples) = _gain(start, first), _gain(restart, second)
-        rise = high / ops.maximum(samples, 1.0) - low / ops.maximum(low_samples, 1.0)
-        seen = ops.logical_and(ops.isfinite(rise), ops.logical_and(samples > 0, low_samples > 0))
-        self.metric.update_state(ops.where(seen, rise, 0.0), sample_weight=ops.where(seen, samples, 0.0))
+        seen = ops.logical_and(samples > 0, low_samples > 0)
+        low, high = low / ops.maximum(low_samples, 1.0), high / ops.maximum(samples, 1.0)
+        self.add(low, high, ops.where(seen, samples, 0.0))
+
+    def add(self, low: Any, high: Any, samples: Any) -> None:
+        """Take in one step: the loss at the weights, that at the perturbed weights, and how many samples it had."""
+        rise = ops.cast(high, "float32") - ops.cast(low, "float32")
+        finite = ops.isfinite(rise)
+        samples = ops.cast(samples, "float32")
+        self.metric.update_state(ops.where(finite, rise, 0.0), sample_weight=ops.where(finite, samples, 0.0))
 
 
 def _gain(before: Sequence[Any], after: Sequence[Any]) -> tuple[Any, Any]:

@@ -1,11 +1,12 @@
 """One training step with SAM: Keras's own step, or yours, run twice on the same batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
 from keras_sam import backend
+from keras_sam.backend.running import thread
 from keras_sam.optimizers import SAMOptimizer
 
 
@@ -59,6 +60,18 @@ def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any
             "`SAMOptimizer(keras.optimizers.LossScaleOptimizer(base))`, compiled with `auto_scale_loss=False`. "
             "`SAMModel.compile` puts that right by itself."
         )
-    if not isinstance(optimizer, SAMOptimizer):
+    asked_for_another = thread.step is not None and thread.step.asked is not None
+    if asked_for_another or not any(isinstance(each, SAMOptimizer) for each in (optimizer, *_attributes(model))):
         return train_step(*args)
     return backend.sam_step(model, train_step, *args)
+
+
+def _attributes(model: keras.Model) -> Iterator[Any]:
+    """What the model holds, one by one, for there may be a second optimizer."""
+    for value in vars(model).values():
+        if isinstance(value, (list, tuple)):
+            yield from value
+        elif isinstance(value, dict):
+            yield from value.values()
+        else:
+            yield value

@@ -16,11 +16,13 @@ class GradientMean(Slots):
         super().__init__(optimizer, variables, "gradient_mean")
         self.present: set[int] = set()
 
-    def add(self, gradients: Mapping[int, Any], share: Any, first: bool) -> None:
-        """Add `share` of each gradient, by the index of its variable; the `first` part begins anew."""
-        if first:
-            self.present.clear()
-            self.clear_all_but(())
+    def begin(self) -> None:
+        """Forget the batch before."""
+        self.present.clear()
+        self.clear_all_but(())
+
+    def add(self, gradients: Mapping[int, Any], share: Any) -> None:
+        """Add `share` of each gradient, by the index of its variable."""
         self.present.update(gradients)
         old, tensors = self.read(gradients), list(gradients.values())
         share = ops.cast(share, tensors[0].dtype) if tensors else share

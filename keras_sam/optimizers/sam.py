@@ -1,7 +1,7 @@
 """SAM: climb to the worst point within `rho` of the weights, and descend with the gradient found there."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import keras
 from keras import ops
@@ -10,11 +10,12 @@ from keras_sam import backend
 from keras_sam.optimizers import arguments
 from keras_sam.optimizers.gradient_mean import GradientMean
 from keras_sam.optimizers.stateless import StatelessSteps
+from keras_sam.optimizers.steps import Steps
 from keras_sam.optimizers.wrapper import WrapperOptimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class SAMOptimizer(StatelessSteps, WrapperOptimizer):
+class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     r"""Sharpness-Aware Minimization around any Keras optimizer.
 
     One step takes two gradients of the same batch. The *ascent* pass finds the perturbation
@@ -119,10 +120,6 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
                     f"{type(self).__name__} takes no `{argument}`: {why} "
                     f"Received: {argument}={getattr(self, argument)!r}"
                 )
-        # Set by the training step: what `apply` does with a gradient, and of which part of the batch it is.
-        self.phase: Literal["ascent", "collect", "descent", "single"] | None = None
-        self.part: tuple[int, Any] = (0, 1.0)  # index, share of the samples
-        self._perturbed = False
 
     @property
     def rho(self) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -133,140 +130,6 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
     def gradient_passes(self) -> float:
         """The cost of a step, on average: how often the gradient of a whole batch is computed."""
         return 1 + self.ascent_fraction / self.interval if self.ascent_needs_gradient else 1.0
-
-    # The two steps.
-
-    def first_step(self, gradients: Sequence[Any] | None, trainable_variables: Sequence[Any] | None = None) -> None:
-        """Climb: perturb the weights along the gradient at the current weights.
-
-        Args:
-            gradients: One tensor for each variable, of its shape, or `None` where the loss does
-                not depend on it; such a variable stays where it is. For an algorithm that climbs without a
-                gradient, such as `MSAMOptimizer`, `None` in place of the list.
-            trainable_variables: The variables, in the order of `gradients`. Defaults to those that
-                the optimizer was built with.
-
-        Raises:
-            RuntimeError: if the weights are perturbed already.
-            ValueError: if the number of gradients is not that of the variables, or if a list is given where the
-                algorithm needs none, or none where it needs one.
-
-        Examples:
-            >>> import keras, keras_sam
-            >>> w = keras.Variable([3.0, 4.0])
-            >>> optimizer = keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5)
-            >>> optimizer.first_step([keras.ops.array([3.0, 4.0])], [w])
-            >>> print(w.numpy().round(4))
-            [3.3 4.4]
-            >>> optimizer.second_step([keras.ops.array([3.3, 4.4])], [w])
-            >>> print(w.numpy().round(4))
-            [2.67 3.56]
-        """
-        if self._perturbed:
-            raise RuntimeError(
-                "`first_step` was called on weights that are perturbed already. Call `second_step` first, or "
-                "`restore()` to give up the step that was begun (after an exception between the two steps)."
-            )
-        if (gradients is not None) != self.ascent_needs_gradient:
-            raise ValueError(
-                f"{type(self).__name__} climbs "
-                + (
-                    "along a gradient: pass one tensor (or None) for each variable. Received: gradients=None"
-                    if self.ascent_needs_gradient
-                    else "without a gradient: call `first_step(None, trainable_variables)`, and save its computation. "
-                    f"Received: {len(gradients or ())} gradients."
-                )
-            )
-        self._climb(gradients, self._resolve(gradients, trainable_variables))
-        self._perturbed = True
-
-    def second_step(self, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Descend: restore the weights and update them with the gradient at the perturbed weights.
-
-        Args:
-            gradients: One tensor for each variable, of its shape, or `None`.
-            trainable_variables: The variables, in the order of `gradients`. Defaults to those that
-                the optimizer was built with.
-
-        Raises:
-            RuntimeError: if the weights are not perturbed.
-            ValueError: if the number of gradients is not that of the variables.
-        """
-        if not self._perturbed:
-            raise RuntimeError(
-                "`second_step` was called on weights that are not perturbed. Call `first_step` with the gradients "
-                "at the weights before it; for a plain step of the base optimizer call `base_optimizer.apply`."
-            )
-        variables = self._resolve(gradients, trainable_variables)
-        self.restore()
-        self.base_optimizer.apply(self.descent_gradients(gradients, variables), variables)
-
-    def single_step(self, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Update the weights with one gradient, at the weights themselves: a step between those that climb.
-
-        Args:
-            gradients: One tensor for each variable, of its shape, or `None`.
-            trainable_variables: The variables, in the order of `gradients`. Defaults to those that
-                the optimizer was built with.
-
-        Raises:
-            RuntimeError: if the weights are perturbed.
-            ValueError: if the number of gradients is not that of the variables.
-        """
-        if self._perturbed:
-            raise RuntimeError("`single_step` was called on weights that are perturbed. Call `second_step` first.")
-        variables = self._resolve(gradients, trainable_variables)
-        self.base_optimizer.apply(self.single_gradients(gradients, variables), variables)
-
-    def is_ascent_step(self) -> Any:
-        """Whether the coming step climbs, as the base optimizer's iteration is a multiple of `interval`.
-
-        A boolean tensor, or `True` if every step does. In a hand-written loop: where it holds, `first_step` and
-        `second_step`, else `single_step`.
-        """
-        return True if self.interval == 1 else ops.equal(self.iterations % self.interval, 0)
-
-    def restore(self) -> None:
-        """Take the perturbation back without a step: what to call if a step fails between its two halves.
-
-        It does nothing to weights that are not perturbed.
-        """
-        if self._perturbed:
-            self._descend()
-            self._perturbed = False
-
-    # The same through Keras's own names, for a training step that is run twice.
-
-    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """`first_step` in the ascent phase, `second_step` in the descent phase, refused in none."""
-        self._check_phase()
-        steps = {
-            "ascent": self.first_step,
-            "collect": self.collect,
-            "descent": self.second_step,
-            "single": self.single_step,
-        }
-        steps[str(self.phase)](grads, trainable_variables)
-
-    def apply_gradients(self, grads_and_vars: Any) -> Any:
-        """`apply` for pairs of a gradient and its variable. Returns the iteration count."""
-        gradients, variables = zip(*grads_and_vars, strict=True)
-        self.apply(gradients, variables)
-        return self.iterations
-
-    def _check_phase(self) -> None:
-        if self.phase is None:
-            raise RuntimeError(
-                f"{type(self).__name__} needs two gradients a step and was given one. With `fit` or `train_on_batch`, "
-                "let the model make both passes: `class MyModel(keras_sam.SAMModel, keras.Model)`, with `SAMModel` "
-                "first, or `keras_sam.as_sam_model(model)`. In a hand-written loop call `first_step` with the "
-                "gradients at the weights, then `second_step` with those at the perturbed weights."
-            )
-
-    @property
-    def in_second_pass(self) -> bool:
-        """Whether the batch has been through the model once already in this step."""
-        return self.ascent_needs_gradient and self.phase in ("collect", "descent")
 
     # What an algorithm is made of: others override some of these. Gradients are keyed by the index of their variable,
     # dense, summed over replicas, and in float32 or wider; lists of gradients are as a training loop gives them.
@@ -353,23 +216,6 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         ]
         backend.replace([v for v, _ in pairs], [slot for _, slot in pairs])
 
-    # A batch in several parts: each is collected in place of a second step, and a single step ends them all.
-
-    def collect(self, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Restore the weights, and add the gradient of this part of the batch to the mean over the parts."""
-        variables = self._resolve(gradients, trainable_variables)
-        self.restore()
-        self._add_to_mean(gradients, variables)
-
-    def apply_collected(self) -> None:
-        """Take the base optimizer's step on the mean over the parts."""
-        self.base_optimizer.apply(self.gradient_mean.means(), self._trainable_variables)
-
-    def _add_to_mean(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
-        index, share = self.part
-        gradients = self.descent_gradients(gradients, variables)
-        self.gradient_mean.add(self.known(gradients, variables), share, first=index == 0)
-
     # State.
 
     def build_slots(self, variables: list[Any]) -> None:
@@ -385,25 +231,6 @@ class SAMOptimizer(StatelessSteps, WrapperOptimizer):
         ]
         if self.num_batch_splits is not None:
             self.gradient_mean = GradientMean(self, variables)
-
-    def _resolve(self, gradients: Sequence[Any] | None, variables: Sequence[Any] | None) -> list[Any]:
-        """The variables of a step, after building the optimizer for them or checking that it knows them."""
-        if variables is None and not self.built:
-            raise ValueError(
-                "The optimizer has no variables yet. Pass `trainable_variables`, or call "
-                "`optimizer.build(trainable_variables)` first."
-            )
-        variables = list(self._trainable_variables if variables is None else variables)
-        if gradients is not None and len(gradients) != len(variables):
-            raise ValueError(
-                "There must be one gradient (or None) for each trainable variable. "
-                f"Received: {len(gradients)} gradients for {len(variables)} variables."
-            )
-        if not self.built:
-            with keras.name_scope(self.name):
-                self.build(variables)
-        self._check_variables_are_known(variables)
-        return variables
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_sam.backend import running
+
 Values = Sequence[Any]
 Result = tuple[list[Any], list[Any]]
 
@@ -54,31 +56,46 @@ class StatelessSteps:
             return self.is_ascent_step()
 
     def stateless_apply(self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values) -> Result:
-        """The stateless step of the current phase."""
-        self._check_phase()
-        steps = {
-            "ascent": self.stateless_first_step,
-            "collect": self.stateless_collect,
-            "descent": self.stateless_second_step,
-            "single": self.stateless_single_step,
-        }
-        result: Result = steps[self.phase](optimizer_variables, grads, trainable_variables)
+        """`apply`, in the `train_step` of a `SAMModel`."""
+        step = running.step_of(self)
+        self._check_stateless(optimizer_variables, grads, trainable_variables)
+        self.has_stepped = True
+        result: Result = step.apply(self, optimizer_variables, grads, trainable_variables)
         return result
 
-    def stateless_collect(self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values) -> Result:
-        """`collect`."""
-        self._check_stateless(optimizer_variables, grads, trainable_variables)
+    # A batch in parts.
+
+    def stateless_begin_mean(self: Any, optimizer_variables: Values) -> list[Any]:
+        """The state before the first part."""
+        with keras.StatelessScope(state_mapping=zip(self.variables, optimizer_variables, strict=True)) as scope:
+            self.gradient_mean.begin()
+        return _current(scope, self.variables)
+
+    def stateless_add_to_mean(
+        self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values, share: Any
+    ) -> Result:
+        """`stateless_second_step` that adds to the mean over the parts what the base optimizer would receive."""
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
             self._descend()
-            self._add_to_mean(grads, self._trainable_variables)
+            grads = self.descent_gradients(grads, self._trainable_variables)
+            self.gradient_mean.add(self.known(grads, self._trainable_variables), share)
         return _current(scope, self._trainable_variables), _current(scope, self.variables)
 
-    def stateless_apply_collected(self: Any, optimizer_variables: Values, trainable_variables: Values) -> Result:
-        """`apply_collected`."""
+    def stateless_apply_mean(self: Any, optimizer_variables: Values, trainable_variables: Values) -> Result:
+        """`apply_mean`."""
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
             gradients = self.gradient_mean.means()
         result: Result = self._stateless_base_step(scope, gradients)
         return result
+
+    # A perturbation that was not taken back.
+
+    def stateless_restore(self: Any, optimizer_variables: Values, trainable_variables: Values) -> Result:
+        """`restore`, from the weights and the state that `stateless_first_step` returned."""
+        with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
+            self._descend()
+            self.clear_perturbations()
+        return _current(scope, self._trainable_variables), _current(scope, self.variables)
 
     def _stateless_base_step(self: Any, scope: keras.StatelessScope, grads: Values) -> Result:
         """The base optimizer's step on what `scope` holds, but outside it: its loss scaler's `cond` would leak."""

@@ -1,0 +1,568 @@
+"""What a step with SAM makes of a training step of the user's own: what happens once, and what is refused."""
+
+import functools
+
+import keras
+import numpy as np
+import own_steps
+import pytest
+from conftest import SAMSequential, weights_of
+from keras import ops
+
+import keras_sam
+
+BACKEND = keras.backend.backend()
+SGD = keras.optimizers.SGD
+Dense = keras.layers.Dense
+ALGORITHMS = {
+    "sam": keras_sam.SAMOptimizer,
+    "gsam": keras_sam.GSAMOptimizer,
+    "msam": keras_sam.MSAMOptimizer,
+}
+REMEMBERING = {
+    **ALGORITHMS,
+    "looksam": functools.partial(keras_sam.LookSAMOptimizer, interval=1),
+    "vasso": keras_sam.VaSSOOptimizer,
+    "friendly": keras_sam.FriendlySAMOptimizer,
+    "parts": functools.partial(keras_sam.VaSSOOptimizer, num_batch_splits=2),
+}
+three = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def trained(model, optimizer, steps=3, **options):
+    model.compile(optimizer, **options)
+    model.fit(*own_steps.data(8 * steps), batch_size=8, shuffle=False, verbose=0)
+    return model
+
+
+def sam_of(cls):
+    return type(f"SAM{cls.__name__}", (keras_sam.SAMModel, cls), {})
+
+
+def plain_and_sam(cls, optimizer, **options):
+    """The variables of a class trained without SAM, and with it."""
+    found = []
+    for each, given in ((cls, SGD(0.1)), (sam_of(cls), optimizer)):
+        keras.utils.set_random_seed(0)
+        model = trained(each(), given, **options)
+        found.append([ops.convert_to_numpy(v) for v in model.variables])
+    return found
+
+
+# A batch that is skipped.
+
+
+class Skipping(own_steps.OwnStep):
+    """Takes only batches on which it is good: at the perturbed weights it is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = keras.Sequential([keras.Input((1,)), Dense(1, kernel_initializer="ones", use_bias=False)])
+        self.bound = 2.0
+
+    def call(self, x):
+        return self.network(x)
+
+    def loss_of(self, x, y):
+        return ops.mean(self.network(x) ** 2)
+
+    def step(self, batch):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        loss, gradients = self.differentiate(lambda: self.loss_of(x, y), self.trainable_variables)
+        self.update(self.optimizer, gradients, self.trainable_variables, loss < self.bound)
+        return {"objective": loss}
+
+
+@pytest.mark.parametrize("name", ["sam", "gsam", "msam", "vasso", "looksam"])
+def test_a_batch_that_is_skipped_changes_nothing(name, quick_mode):
+    optimizer = REMEMBERING[name](SGD(0.5), rho=1.0)
+    model = sam_of(Skipping)()
+    model.compile(optimizer, **quick_mode)
+    x, y = np.ones((8, 1), "float32"), np.zeros((8, 1), "float32")
+
+    def state():
+        remembered = [v for v in optimizer.variables if not any(v is slot for slot in optimizer.perturbations)]
+        return [ops.convert_to_numpy(v).copy() for v in (*model.trainable_variables, *remembered)]
+
+    if name == "msam":  # its first step is not perturbed, and trains
+        model.fit(x, y, verbose=0)
+        assert float(weights_of(model)[0]) < 1
+        model.trainable_variables[0].assign([[1.0]])
+    else:  # the loss at the weights is 1, at the perturbed ones 4
+        optimizer.build(model.trainable_variables)
+    before = state()
+    for _ in range(2):
+        model.fit(x, y, verbose=0)
+        if name != "msam":
+            for found, expected in zip(state(), before, strict=True):
+                np.testing.assert_array_equal(found, expected)
+    if name == "msam":  # whose only run is at the perturbed weights, where the loss is less than at the weights
+        model.bound = -1.0
+        model.compile(optimizer, **quick_mode)
+        before = state()
+        model.fit(x, y, verbose=0)
+        for found, expected in zip(state(), before, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+# What a step writes that is not the model's.
+
+
+class AveragingLoss(keras.losses.Loss):
+    """Divides by an average of itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = keras.Variable(1.0, trainable=False)
+
+    def call(self, y_true, y_pred):
+        loss = ops.mean((y_true - y_pred) ** 2, -1)
+        self.average.assign(0.9 * self.average + 0.1 * ops.stop_gradient(ops.mean(loss)))
+        return loss / self.average
+
+
+class Helper:
+    """Not a layer: Keras knows nothing of what it holds."""
+
+    def __init__(self):
+        self.count = keras.Variable(0.0, trainable=False)
+
+
+class Counting(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.helper = Helper()
+
+    def call(self, x, training=False):
+        if training:
+            self.helper.count.assign(self.helper.count + 1)
+        return x
+
+
+@pytest.mark.only("tensorflow", "torch")  # on JAX such variables never move, with or without SAM
+@three
+def test_variables_that_the_model_does_not_have_move_once(algorithm, mode):
+    found = []
+    for optimizer in (SGD(0.1), ALGORITHMS[algorithm](SGD(0.1), rho=0.0)):
+        keras.utils.set_random_seed(0)
+        counting, loss = Counting(), AveragingLoss()
+        model = SAMSequential([keras.Input((5,)), counting, Dense(2)])
+        trained(model, optimizer, loss=loss, **mode)
+        assert float(ops.convert_to_numpy(counting.helper.count)) == 3.0
+        found.append([float(ops.convert_to_numpy(loss.average)), *weights_of(model)])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+@pytest.mark.only("torch")
+@three
+def test_buffers_of_a_layer_move_once(algorithm):
+    import torch
+
+    class Buffered(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("total", torch.zeros(()))
+
+        def call(self, x, training=False):
+            if training:
+                self.total += x.detach().mean()
+            return x
+
+    layers = [keras.Input((5,)), keras.Sequential([keras.Input((5,)), Buffered()]), Dense(2)]
+    model = trained(SAMSequential(layers), ALGORITHMS[algorithm](SGD(0.1), rho=0.5), loss="mse")
+    buffered = model.layers[0].layers[0]
+    x, _ = own_steps.data(24)
+    assert float(buffered.total) == pytest.approx(sum(x[i : i + 8].mean() for i in (0, 8, 16)), abs=1e-6)
+
+
+class Normalizing(Dense):
+    """Writes its kernel in the forward pass, as a spectral normalization does, by a rule of its own."""
+
+    def call(self, x, training=False):
+        if training:
+            kernel = ops.stop_gradient(self.kernel)
+            self.kernel.assign(2.0 * kernel / ops.sqrt(ops.sum(kernel**2)))
+        return super().call(x)
+
+
+def spectral():
+    return keras.layers.SpectralNormalization(Dense(2))
+
+
+@pytest.mark.only("tensorflow", "torch")  # on JAX Keras drops what is written to weights
+@pytest.mark.parametrize("layer", [spectral, lambda: Normalizing(2)], ids=["spectral", "own"])
+@pytest.mark.parametrize("algorithm", ["sam", "gsam"])
+def test_weights_written_in_the_forward_pass_are_those_of_the_clean_run(layer, algorithm, quick_mode):
+    """At a learning rate of 0 the plain model's kernels come to rest."""
+    found = []
+    for optimizer in (SGD(0.0), ALGORITHMS[algorithm](SGD(0.0), rho=0.5)):
+        keras.utils.set_random_seed(0)
+        model = SAMSequential([keras.Input((5,)), Dense(4, activation="tanh"), layer()])
+        start = weights_of(model)
+        found.append(weights_of(trained(model, optimizer, 10, loss="mse", **quick_mode)))
+    assert np.abs(found[0] - start).max() > 0.01
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+
+
+@pytest.mark.only("tensorflow", "torch")
+def test_msam_takes_its_perturbation_back_at_the_scale_that_a_layer_gave_it(quick_mode):
+    """Its only run is at the perturbed weights: k + e becomes 2 (k + e) / |k + e|, of which the part of k stays."""
+    model = SAMSequential([keras.Input((5,)), Normalizing(2, use_bias=False)])
+    optimizer = keras_sam.MSAMOptimizer(SGD(0.0), rho=0.5)
+    trained(model, optimizer, 1, loss="mse", **quick_mode)
+    kernel, velocity = weights_of(model), ops.convert_to_numpy(optimizer.velocities.variables[0]).ravel()
+    assert np.linalg.norm(kernel) == pytest.approx(2.0, abs=1e-5)  # no velocity yet
+    model.fit(*own_steps.data(8), batch_size=8, verbose=0)
+    e = 0.5 * velocity / np.linalg.norm(velocity)
+    np.testing.assert_allclose(weights_of(model), 2.0 * kernel / np.linalg.norm(kernel + e), atol=1e-5)
+
+
+# Methods that a model keeps.
+
+
+class Dispatching(own_steps.Regression):
+    """Chooses its step in the constructor, in one of several ways."""
+
+    way = None
+
+    def __init__(self):
+        super().__init__()
+        self.chosen = {
+            "attribute": lambda: self.my_step,
+            "dict": lambda: {"step": self.my_step},
+            "list": lambda: [self.my_step],
+            "partial": lambda: functools.partial(self.my_step),
+            "closure": lambda: lambda batch: self.my_step(batch),
+        }[self.way]()
+
+    def step(self, batch):
+        chosen = self.chosen
+        if self.way in ("dict", "list"):
+            chosen = chosen["step" if self.way == "dict" else 0]
+        return chosen(batch)
+
+    def my_step(self, batch):
+        return super().step(batch)
+
+
+@pytest.mark.parametrize("way", ["attribute", "dict", "list", "partial"])
+def test_a_method_kept_by_the_model_is_the_twins(way):
+    cls = type("Dispatching", (Dispatching,), {"way": way})
+    found = []
+    for rho in (None, 0.0, 0.5):
+        keras.utils.set_random_seed(0)
+        model = cls()
+        model.compile("sgd")  # the original's, which must not be used
+        if rho is not None:
+            model = keras_sam.as_sam_model(model)
+        optimizer = SGD(0.1) if rho is None else keras_sam.SAMOptimizer(SGD(0.1), rho=rho)
+        found.append(weights_of(trained(model, optimizer)))
+        assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 3
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    assert np.abs(found[2] - found[0]).max() > 1e-3
+
+
+NEVER = r"without handing gradients to `model.optimizer`.*`self.optimizer.apply\(gradients, variables\)`"
+
+
+def test_a_step_of_another_model_is_refused(mode):
+    model = type("Dispatching", (Dispatching,), {"way": "closure"})()
+    model.compile("sgd")
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(RuntimeError, match=NEVER):
+        trained(keras_sam.as_sam_model(model), keras_sam.SAMOptimizer(SGD(0.1)), **mode)
+
+
+class Nothing(own_steps.Regression):
+    def step(self, batch):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        return {"objective": self.loss_of(x, y)}
+
+
+class ByHand(own_steps.Regression):
+    def step(self, batch):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        loss, gradients = self.differentiate(lambda: self.loss_of(x, y), self.trainable_variables)
+        for v, g in zip(self.trainable_variables, gradients, strict=True):
+            v.assign(v - 0.1 * g)
+        return {"objective": loss}
+
+
+@pytest.mark.parametrize("cls", [Nothing, ByHand])
+@three
+def test_a_step_that_hands_nothing_to_the_optimizer_is_refused(cls, algorithm, quick_mode):
+    model = sam_of(cls)()
+    model.compile(ALGORITHMS[algorithm](SGD(0.1)), **quick_mode)
+    before = weights_of(model)
+    x, y = map(ops.convert_to_tensor, own_steps.data(8))
+    with pytest.raises(RuntimeError, match=NEVER):
+        model.train_on_batch(x, y)
+    np.testing.assert_array_equal(weights_of(model), before)
+
+
+# A step that fails.
+
+
+class Failing(keras.layers.Layer):
+    """Raises in the call that `countdown` reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.countdown, self.error = -1, RuntimeError("out of luck")
+
+    def call(self, x, training=False):
+        if training:
+            self.countdown -= 1
+            if self.countdown == 0:
+                raise self.error
+        return x
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()], ids=["exception", "interrupt"])
+@pytest.mark.parametrize("run", [1, 2, 3])
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_what_is_remembered_is_as_before_a_step_that_failed(name, run, error):
+    if run > {"msam": 1, "parts": 4}.get(name, 2):
+        return  # so many runs it does not make
+
+    def after(fails):
+        keras.utils.set_random_seed(0)
+        failing = Failing()
+        norm = keras.layers.BatchNormalization(momentum=0.5)
+        model = SAMSequential([keras.Input((5,)), Dense(3), norm, failing, Dense(2)])
+        model.compile(REMEMBERING[name](SGD(0.1), rho=0.3), loss="mse", run_eagerly=True)
+        x, y = own_steps.data(24)
+        for begin in (0, 8, 16):
+            if fails and begin == 8:
+                failing.countdown, failing.error = run, error
+                with pytest.raises(type(error)):
+                    model.train_on_batch(x[8:16], y[8:16])
+            model.train_on_batch(x[begin : begin + 8], y[begin : begin + 8])
+        return weights_of(model)
+
+    np.testing.assert_allclose(after(True), after(False), atol=1e-6)
+
+
+@pytest.mark.only("tensorflow", "torch")
+def test_no_handler_of_the_users_stops_the_asking_run():
+    class Careful(own_steps.Regression):
+        def update(self, *args):
+            try:
+                super().update(*args)
+            except Exception:
+                raise AssertionError("the end of the asking run was caught") from None
+
+    plain, sam = plain_and_sam(Careful, keras_sam.SAMOptimizer(SGD(0.1), rho=0.0))
+    for a, b in zip(plain, sam, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# Other optimizers.
+
+
+class TwoTimes(own_steps.Regression):
+    """Applies its optimizer twice to a batch."""
+
+    def step(self, batch):
+        super().step(batch)
+        return super().step(batch)
+
+
+def test_an_optimizer_that_is_applied_twice_asks_each_time(quick_mode):
+    plain, sam = plain_and_sam(TwoTimes, keras_sam.SAMOptimizer(SGD(0.1), rho=0.0), **quick_mode)
+    for a, b in zip(plain, sam, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    x, y = own_steps.data(8)
+    keras.utils.set_random_seed(0)
+    twice = trained(sam_of(TwoTimes)(), keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 1, **quick_mode)
+    keras.utils.set_random_seed(0)
+    once = trained(sam_of(own_steps.Regression)(), keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 1, **quick_mode)
+    once.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    np.testing.assert_allclose(weights_of(twice), weights_of(once), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "critic_optimizer",
+    [
+        keras_sam.MSAMOptimizer("sgd"),
+        keras_sam.SAMOptimizer("sgd", interval=2),
+        keras_sam.SAMOptimizer("sgd", num_batch_splits=2),
+    ],
+    ids=["msam", "interval", "parts"],
+)
+def test_what_only_the_models_own_optimizer_can_do(critic_optimizer):
+    model = sam_of(own_steps.GAN)(critic_optimizer)
+    with pytest.raises(ValueError, match=r"is not the optimizer that the model was compiled with.*first_step"):
+        trained(model, keras_sam.SAMOptimizer(SGD(0.1)))
+
+
+def test_sam_of_a_second_optimizer_alone(quick_mode):
+    """The model is compiled with a plain optimizer, and the critic has SAM."""
+    found = []
+    for critic_optimizer in (SGD(0.1), keras_sam.SAMOptimizer(SGD(0.1), rho=0.0)):
+        keras.utils.set_random_seed(0)
+        cls = own_steps.GAN if type(critic_optimizer) is type(SGD()) else sam_of(own_steps.GAN)
+        model = trained(cls(critic_optimizer), SGD(0.1), **quick_mode)
+        found.append([ops.convert_to_numpy(v) for v in model.layers_variables()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_sam_inside_another_optimizer_is_refused():
+    inside = keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(default_optimizer=keras_sam.SAMOptimizer(SGD(0.1)))
+    )
+    with pytest.raises(RuntimeError, match=r"goes outside: `SAMOptimizer\(other\)`"):
+        trained(sam_of(own_steps.Regression)(), inside)
+
+
+# What a backend cannot do.
+
+
+@pytest.mark.only("tensorflow")
+def test_a_step_in_a_tf_function_is_the_step(quick_mode):
+    import tensorflow as tf
+
+    class Decorated(own_steps.Regression):
+        @tf.function
+        def train_step(self, data):
+            return super().train_step(data)
+
+    plain, sam = plain_and_sam(Decorated, keras_sam.SAMOptimizer(SGD(0.1), rho=0.0), **quick_mode)
+    for a, b in zip(plain, sam, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.only("tensorflow")
+@pytest.mark.parametrize("where", ["tf.function", "while_loop"])
+def test_apply_in_a_graph_within_the_step_is_refused(where):
+    import tensorflow as tf
+
+    class Nested(own_steps.Regression):
+        def update(self, optimizer, gradients, variables):
+            def apply():
+                optimizer.apply(gradients, variables)
+                return 0
+
+            if where == "tf.function":
+                tf.function(apply)()
+            else:
+                tf.while_loop(lambda i: i < 1, lambda i: i + 1 + apply(), [tf.constant(0)])
+
+    with pytest.raises(RuntimeError, match=r"inside a loop of TensorFlow's or a `tf.function`.*first_step"):
+        trained(sam_of(Nested)(), keras_sam.SAMOptimizer(SGD(0.1)))
+
+
+@pytest.mark.only("jax")
+def test_apply_in_a_loop_of_jax_is_refused():
+    import jax
+
+    class Nested(own_steps.Regression):
+        def update(self, optimizer, gradients, variables):
+            state, weights = ([v.value for v in group] for group in (optimizer.variables, variables))
+            jax.lax.scan(
+                lambda carry, _: (optimizer.stateless_apply(carry[1], gradients, carry[0]), None),
+                (weights, state),
+                None,
+                length=2,
+            )
+
+    with pytest.raises(RuntimeError, match=r"inside `lax.scan`.*stateless_first_step"):
+        trained(sam_of(Nested)(), keras_sam.SAMOptimizer(SGD(0.1)))
+
+
+@pytest.mark.only("jax")
+def test_weights_clipped_after_a_condition_do_not_clip_the_gradients():
+    """In the asking run the gradients leave a branch through the returned state, where a step may touch the weights."""
+
+    class Clipped(own_steps.Regression):
+        def update(self, optimizer, gradients, variables):
+            super().update(optimizer, gradients, variables, ops.sum(gradients[0] ** 2) >= 0)
+            for v in variables:
+                v.assign(ops.clip(v, -0.01, 0.01))
+
+    class Unconditional(Clipped):
+        def update(self, optimizer, gradients, variables):
+            own_steps.OwnStep.update(self, optimizer, gradients, variables)
+            for v in variables:
+                v.assign(ops.clip(v, -0.01, 0.01))
+
+    found = []
+    for cls in (Clipped, Unconditional):
+        keras.utils.set_random_seed(0)
+        model = trained(sam_of(cls)(), keras_sam.SAMOptimizer(SGD(1e-3), rho=0.5))
+        found.append(weights_of(model))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-7)
+
+
+@pytest.mark.only("torch")
+def test_an_optimizer_of_torch_is_refused():
+    import torch
+
+    class Mixed(own_steps.Regression):
+        def prepare(self, x, y):
+            torch.optim.SGD([self.extra.value], lr=0.1).step()
+
+        def __init__(self):
+            super().__init__()
+            self.extra = self.add_weight(shape=(), name="extra")
+            self.extra.value.grad = torch.ones(())
+
+        def own_variables(self):
+            return self.network.trainable_variables
+
+    with pytest.raises(RuntimeError, match=r"`SGD` of PyTorch would make two steps a batch.*Keras optimizer"):
+        trained(sam_of(Mixed)(), keras_sam.SAMOptimizer(SGD(0.1)))
+
+
+class Backward(own_steps.Regression):
+    """Differentiates as PyTorch's users do."""
+
+    def differentiate(self, loss_of, variables):
+        self.before_backward()
+        loss = loss_of()
+        loss.backward()
+        return loss.detach(), [v.value.grad for v in variables]
+
+    def before_backward(self):
+        self.zero_grad()
+
+
+def gradients_of(model):
+    x, y = map(ops.convert_to_tensor, own_steps.data(8))
+    return own_steps.OwnStep.differentiate(model, lambda: model.loss_of(x, y), model.trainable_variables)[1]
+
+
+@pytest.mark.only("torch")
+def test_grad_after_the_update_is_the_gradient_at_the_weights():
+    class Looking(Backward):
+        seen = ()
+
+        def after(self, loss):
+            Looking.seen = [v.value.grad.clone() for v in self.trainable_variables]
+
+    class ZeroedAfterwards(Looking):
+        def before_backward(self):
+            pass
+
+        def after(self, loss):
+            super().after(loss)
+            self.zero_grad()
+
+    for cls in (Looking, ZeroedAfterwards):
+        keras.utils.set_random_seed(0)
+        model = sam_of(cls)()
+        expected = gradients_of(model)
+        trained(model, keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 1)
+        for found, gradient in zip(Looking.seen, expected, strict=True):
+            np.testing.assert_allclose(found, gradient, atol=1e-6)
+
+
+@pytest.mark.only("torch")
+def test_gradients_that_add_up_over_steps_are_refused():
+    class Adding(Backward):
+        def before_backward(self):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"Begin each step with `self.zero_grad\(\)`.*gradient_accumulation_steps"):
+        trained(sam_of(Adding)(), keras_sam.SAMOptimizer(SGD(0.1)))
