@@ -1,6 +1,7 @@
 """What a measurement was made with: versions, and the kind of machine."""
 
 import importlib
+import os
 import platform
 
 import keras
@@ -16,6 +17,25 @@ def describe() -> dict[str, str]:
         "backend_version": importlib.import_module(backend).__version__,
         "device": _accelerator(backend) or f"{platform.machine()} CPU",
     }
+
+
+def one_thread_a_core() -> int:
+    """Let the backend compute in as many threads as this process has cores, and return how many.
+
+    More of them wait for each other, and a ratio of times is then one of their waiting. To be called before the backend
+    computes anything.
+    """
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    backend = keras.backend.backend()
+    if backend == "torch":
+        importlib.import_module("torch").set_num_threads(threads)
+    elif backend == "tensorflow":
+        threading = importlib.import_module("tensorflow").config.threading
+        threading.set_intra_op_parallelism_threads(threads)
+        threading.set_inter_op_parallelism_threads(threads)
+    else:  # JAX makes its threads with its first computation, one for each core that the process then has
+        importlib.import_module("jax").devices()
+    return threads
 
 
 def _accelerator(backend: str) -> str | None:

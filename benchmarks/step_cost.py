@@ -170,7 +170,8 @@ def report(made_with: dict[str, str], results: dict[str, dict[str, dict[str, Any
         f"Python {made_with['python']}, {made_with['device']}"
     )
     command = f'nox -s "bench({made_with["backend"]})"'
-    head = f"# Step cost on {made_with['backend']}\n\n{versions}, {made_with['cores']}. Made by `{command}`.\n"
+    cores = f"{made_with['cores']}, threads: {made_with['threads']}"
+    head = f"# Step cost on {made_with['backend']}\n\n{versions}, {cores}. Made by `{command}`.\n"
     return "\n".join([head, *(f"## {title}\n\n{table(result)}\n" for title, result in results.items())])
 
 
@@ -192,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=out, help="%(default)s, and a .md beside it")
     args = parser.parse_args(argv)
     cores = stay_on_one_core()  # before the backend makes its threads
-    made_with, results = environment.describe() | {"cores": cores}, {}
+    threads = str(environment.one_thread_a_core())
+    made_with, results = environment.describe() | {"cores": cores, "threads": threads}, {}
     for network in args.networks:
         for size in args.batch_sizes:
             title = f"{network}, batch {size}"

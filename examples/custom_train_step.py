@@ -32,13 +32,14 @@ class HalfMatcher(keras.Model):
         return -ops.mean(ops.diagonal(rows) + ops.diagonal(columns)) / 2
 
     def train_step(self, *args):
-        """Cut the images into halves, and make the two passes of SAM on them."""
+        """Cut the images into halves, and take a step with SAM on them."""
         *state, data = args  # TensorFlow and PyTorch give (data,), JAX gives (state, data)
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        # What stands here is done once a step, whatever follows twice: both passes see the same halves.
+        # What stands here is done once a step: both gradients are of the same halves.
         halves = images[:, :32], images[:, 32:]
         # Keras's own step is run, with the loss above. A step that computes gradients itself and calls
-        # `self.optimizer.apply` goes to the argument `train_step`.
+        # `self.optimizer.apply` goes to the argument `train_step`, or stands in a class of its own that `SAMModel` is
+        # put before, as in `mean_teacher.py` and `two_optimizers.py`.
         return keras_sam.sam_train_step(self, *state, (halves,))
 
 

@@ -39,6 +39,8 @@ ONE_DEVICE = {
     "tabular_regression.py": 0.25,  # the mean of the targets: 0
     "fine_tuning.py": 0.8,  # 0.2
     "custom_train_step.py": 0.3,  # 0.01
+    "mean_teacher.py": 0.75,  # 0.1
+    "two_optimizers.py": 0.6,  # 0.1
 }
 LOOPS = {"tensorflow": "loop_tensorflow.py", "jax": "loop_jax.py", "torch": "loop_torch.py"}
 

@@ -121,7 +121,14 @@ class _Step(memory.InPlaceStep):
         return contextlib.nullcontext() if self.whole is None else self.whole.as_default()
 
     def is_nested(self) -> bool:
-        return _is_branch(_graph(), of=self.place)
+        nested = _is_branch(_graph(), of=self.place)
+        if nested and _in_distributed_replica():
+            raise RuntimeError(
+                "A SAM optimizer was applied inside a `tf.cond` in the training step, which works on one device, not "
+                "under a TensorFlow distribution strategy, as gradients cannot be summed in a branch. Apply it on "
+                "every batch, or write the loop with `first_step` and `second_step`."
+            )
+        return nested
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
@@ -131,7 +138,7 @@ class _Step(memory.InPlaceStep):
     def answer(self, optimizer: Any, gradients: Sequence[Any], variables: Any = None) -> None:
         if not _is_branch(_graph(), of=self.asked_in):
             super().answer(optimizer, gradients)
-        self.post = _Post.of(optimizer)
+        self.post = _Post.of(optimizer, self.asked)
         self.post.put(gradients)
 
     def posted(self, optimizer: Any) -> tuple[Any, Any]:
@@ -162,39 +169,41 @@ def _is_branch(graph: Any, of: Any) -> bool:
 class _Post:
     """Where a branch of a graph leaves the gradients that were found in it."""
 
-    boxes: ClassVar[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
+    of_optimizers: ClassVar[weakref.WeakKeyDictionary[Any, dict[Any, Any]]] = weakref.WeakKeyDictionary()
 
     def __init__(self) -> None:
-        self.variables: list[Any] = []
+        self.variables: dict[int, Any] = {}
         self.present: list[bool] = []
         with tf.init_scope():
             self.full = tf.Variable(False, trainable=False)
 
     @classmethod
-    def of(cls, optimizer: Any) -> Any:
-        """The one of an optimizer, which the compiled steps share."""
-        if optimizer not in cls.boxes:
-            cls.boxes[optimizer] = cls()
-        return cls.boxes[optimizer]
+    def of(cls, optimizer: Any, turn: Any) -> Any:
+        """The one for this call of an optimizer, which all compiled steps share."""
+        posts = cls.of_optimizers.setdefault(optimizer, {})
+        if turn not in posts:
+            posts[turn] = cls()
+        return posts[turn]
 
     def put(self, gradients: Sequence[Any]) -> None:
         """Leave gradients, `None` among them."""
         tensors = synchronize(gradients)
         self.present = [tensor is not None for tensor in tensors]
-        if not self.variables:
-            with tf.init_scope():
-                self.variables = [
-                    t if t is None else tf.Variable(tf.zeros(t.shape, t.dtype), trainable=False) for t in tensors
-                ]
-        for variable, tensor in zip(self.variables, tensors, strict=True):
-            if tensor is not None:
-                variable.assign(tensor)
+        for i, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            if i not in self.variables:
+                with tf.init_scope():
+                    self.variables[i] = tf.Variable(tf.zeros(tensor.shape, tensor.dtype), trainable=False)
+            self.variables[i].assign(tensor)
         self.full.assign(True)
 
     def take(self) -> tuple[list[Any], Any]:
-        """The gradients, and whether there are any."""
-        found = [tf.identity(v) if there else None for v, there in zip(self.variables, self.present, strict=True)]
-        return found, tf.identity(self.full)
+        """The gradients, and whether there are any; the next run finds it empty."""
+        found = [tf.identity(self.variables[i]) if there else None for i, there in enumerate(self.present)]
+        reached = tf.identity(self.full)
+        self.full.assign(False)
+        return found, reached
 
 
 def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Keras models that make the two passes of SAM."""
+"""Keras models whose training step gives a SAM optimizer its two gradients."""
 
 from keras_sam.models.as_sam_model import as_sam_model
 from keras_sam.models.sam_model import SAMModel

@@ -1,4 +1,4 @@
-"""The mixin that gives a Keras model the two passes of SAM."""
+"""The mixin whose training step gives a SAM optimizer its two gradients."""
 
 import functools
 from collections.abc import Callable
@@ -18,18 +18,21 @@ class SAMModel:
     Place it before `keras.Model`, `keras.Sequential` or your own model class, and compile with a
     `keras_sam.SAMOptimizer`. With any other optimizer the model trains as it did before.
 
-    The model's training step runs twice on each batch, whatever it does: Keras's own step, or a
-    custom `train_step` of a class further along the method resolution order. The reported loss and
-    metrics, the batch-norm statistics and other non-trainable variables are those of the first pass,
-    at the unperturbed weights; both passes draw the same random numbers.
+    The model's training step runs once on each batch: Keras's own step, or a custom `train_step` of a class further
+    along the method resolution order. When it hands its gradients to the SAM optimizer, that asks for the gradient at
+    the perturbed weights: the step is run again on the batch, from the state in which it began and with the same random
+    numbers, as far as its own `apply`, and leaves nothing behind but that gradient. Metrics, batch-norm statistics and
+    whatever the step does after its update are as without SAM.
 
     The logs of training have a `sharpness` too: the loss at the perturbed weights less the loss at the weights,
-    averaged over the epoch like the loss. It costs nothing, as both are computed anyway. Set `log_sharpness = False`
-    in the class, or on the model before `compile`, to do without. There is none with one gradient pass
-    (`MSAMOptimizer`), and `train_on_batch` returns it with `return_dict=True` only.
+    averaged over the epoch like the loss. It costs nothing, as both are computed anyway. A step of your own logs it if
+    its loss comes from `compute_loss` (on JAX, if it updates the metric named `loss`) and its `apply` does not stand in
+    a condition. Set `log_sharpness = False` in the class, or on the model before `compile`, to do without. There is
+    none with one gradient pass (`MSAMOptimizer`), and `train_on_batch` returns it with `return_dict=True` only.
 
     Raises:
         TypeError: when the class is defined, if a Keras model stands before `SAMModel`.
+        RuntimeError: in the first step, if that hands no gradients to `model.optimizer`, a SAM optimizer.
 
     Examples:
         >>> import keras, keras_sam, numpy as np
@@ -123,8 +126,8 @@ class SAMModel:
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer = scaler_inside(optimizer)
-        two_passes = isinstance(self.optimizer, SAMOptimizer) and self.optimizer.ascent_needs_gradient
-        self._sharpness = SharpnessReading() if two_passes and self.log_sharpness else None
+        two_gradients = isinstance(self.optimizer, SAMOptimizer) and self.optimizer.ascent_needs_gradient
+        self._sharpness = SharpnessReading() if two_gradients and self.log_sharpness else None
         self._compiled_steps = None  # those of the optimizer before
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

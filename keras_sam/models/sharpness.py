@@ -8,9 +8,9 @@ from keras import ops
 
 
 class SharpnessReading:
-    """The mean over an epoch of the loss in the second pass less the loss in the first, weighted by samples.
+    """The mean over an epoch of the loss at the perturbed weights less the loss at the weights, weighted by samples.
 
-    Both are read off the model's own loss trackers, by what each pass adds to them; nothing is computed again.
+    Both are computed anyway. On JAX they are read off the model's own loss trackers, by what each run adds to them.
     """
 
     def __init__(self) -> None:
@@ -28,9 +28,9 @@ class SharpnessReading:
         """Take in one step.
 
         Args:
-            start: The values of `watched` variables before the first pass.
+            start: The values of `watched` variables before the clean run.
             first: Those after it.
-            restart: Those before the second pass.
+            restart: Those before the asking run.
             second: Those after it.
         """
         (low, low_samples), (high, samples) = _gain(start, first), _gain(restart, second)

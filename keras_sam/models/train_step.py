@@ -1,4 +1,4 @@
-"""One training step with SAM: Keras's own step, or yours, run twice on the same batch."""
+"""One training step with SAM: Keras's own step, or yours, with a second gradient asked for inside it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,14 +11,14 @@ from keras_sam.optimizers import SAMOptimizer
 
 
 def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any] | None = None) -> Any:
-    """Run a training step twice: once to climb, once to descend.
+    """Run a training step, in which SAM optimizers ask for the gradient at the perturbed weights.
 
-    It is what `keras_sam.SAMModel` does, for classes that override `train_step` themselves. With an
-    optimizer that is not a SAM optimizer the step runs once.
+    It is what `keras_sam.SAMModel` does, for classes that override `train_step` themselves. With no SAM optimizer it is
+    the step alone.
 
-    From the first pass come the logs, the metrics, batch-norm statistics and all other non-trainable
-    variables; from the second the weights and the optimizer's state. Both draw the same random
-    numbers from Keras seed generators (on PyTorch, from torch's own for CPU and CUDA too).
+    When the step calls `apply` of a SAM optimizer, it is run again as far as that, at the perturbed weights, from the
+    state in which it began: statistics, and random numbers from Keras seed generators (on PyTorch, from torch's own for
+    CPU and CUDA too). Then it goes on, with the weights updated by that second gradient, and with all else as it was.
 
     Args:
         model: The compiled model.
@@ -28,6 +28,12 @@ def sam_train_step(model: keras.Model, *args: Any, train_step: Callable[..., Any
 
     Returns:
         What `train_step` returns: the logs, a dict of scalars; on JAX, `(logs, state)`.
+
+    Raises:
+        RuntimeError: if the step hands no gradients to `model.optimizer`, a SAM optimizer, or applies it where the
+            backend cannot ask: in a loop of TensorFlow's or JAX's, or a `tf.function`, within the step.
+        ValueError: if a loss scaler is around the SAM optimizer and not inside, or a second SAM optimizer has options
+            that only the model's own can have.
 
     Examples:
         >>> import keras, keras_sam, numpy as np

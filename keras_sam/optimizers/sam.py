@@ -18,10 +18,10 @@ from keras_sam.optimizers.wrapper import WrapperOptimizer
 class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     r"""Sharpness-Aware Minimization around any Keras optimizer.
 
-    One step takes two gradients of the same batch. The *ascent* pass finds the perturbation
-    `e` that raises the loss most within a ball of radius `rho`, and moves the weights there; the
-    *descent* pass takes the gradient at the perturbed weights, restores the weights, and hands that
-    gradient to the base optimizer:
+    One step takes two gradients of the same batch. The *ascent* gradient gives the perturbation
+    `e` that raises the loss most within a ball of radius `rho`, and the weights are moved there; the
+    *descent* gradient is the one at the perturbed weights, which the base optimizer receives after
+    the weights are restored:
 
         g  = gradient at w
         e  = rho * g / (norm(g) + epsilon)                adaptive=False
@@ -32,7 +32,7 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     where products are element by element, and the norm runs over all variables together. A gradient that is zero or
     not finite perturbs nothing: that step is then decided by the descent gradient alone.
 
-    Use it with a `keras_sam.SAMModel`, whose `fit` makes the two passes; in a hand-written loop
+    Use it with a `keras_sam.SAMModel`, whose `fit` gives it both gradients; in a hand-written loop
     call `first_step` and `second_step` yourself. Learning rate and its schedule, iterations, weight
     decay, clipping, EMA, gradient accumulation and loss scaling are the base optimizer's: set them
     there, read them here.
@@ -58,9 +58,9 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         interval: Climb on every `interval`-th step only, and take plain steps of the base optimizer between. A
             step then costs 1 + 1/interval gradient passes on average. `SAMModel` does that; in a
             hand-written loop ask `is_ascent_step()`.
-        ascent_fraction: Share of each batch that the ascent pass of a `SAMModel` sees, from its first samples
-            on, at least one; above 0, at most 1. A step then costs 1 + ascent_fraction gradient passes. The reported
-            loss, metrics and batch-norm statistics are of that share, as they come from the ascent pass.
+        ascent_fraction: Share of each batch of which a `SAMModel` takes the ascent gradient, from its first samples on,
+            at least one; above 0, at most 1. A step then costs 1 + ascent_fraction gradient passes. The reported
+            loss, metrics and batch-norm statistics are of that share, as they come from that run.
         name: Name of the optimizer and prefix of its variables.
 
     Raises:
