@@ -39,12 +39,12 @@ def sam_of(cls):
     return type(f"SAM{cls.__name__}", (keras_sam.SAMModel, cls), {})
 
 
-def plain_and_sam(cls, optimizer, **options):
+def plain_and_sam(cls, optimizer, steps=3, **options):
     """The variables of a class trained without SAM, and with it."""
     found = []
     for each, given in ((cls, SGD(0.1)), (sam_of(cls), optimizer)):
         keras.utils.set_random_seed(0)
-        model = trained(each(), given, **options)
+        model = trained(each(), given, steps, **options)
         found.append([ops.convert_to_numpy(v) for v in model.variables])
     return found
 
@@ -207,6 +207,67 @@ def test_msam_takes_its_perturbation_back_at_the_scale_that_a_layer_gave_it(quic
     model.fit(*own_steps.data(8), batch_size=8, verbose=0)
     e = 0.5 * velocity / np.linalg.norm(velocity)
     np.testing.assert_allclose(weights_of(model), 2.0 * kernel / np.linalg.norm(kernel + e), atol=1e-5)
+
+
+@pytest.mark.only("tensorflow", "torch")  # on JAX they are values
+def test_gradients_handed_over_in_variables():
+    """Which are put back after the asking run, before their values are used."""
+
+    class Held(own_steps.Accumulation):
+        def update(self, optimizer, gradients, variables, full):
+            for total in self.sums:
+                total.assign(total / 2)
+            held = [total.value for total in self.sums]
+            super().update(optimizer, held, variables, full)
+            for total in self.sums:
+                total.assign(total * 2)
+
+    for mode in ({}, {"run_eagerly": True}):
+        found = []
+        for cls in (own_steps.Accumulation, Held):
+            keras.utils.set_random_seed(0)
+            model = trained(sam_of(cls)(), keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 4, **mode)
+            found.append(weights_of(model))
+        np.testing.assert_allclose(*found, atol=1e-6)
+
+
+@pytest.mark.only("tensorflow")
+@three
+def test_raw_variables_of_tensorflow(algorithm, quick_mode):
+    """Gradients accumulated as a well-known recipe of tf.keras does it."""
+    import tensorflow as tf
+
+    class Recipe(own_steps.Regression):
+        def __init__(self):
+            super().__init__()
+            self.batches = tf.Variable(0, trainable=False)
+            self.sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.network.trainable_variables]
+
+        def train_step(self, data):
+            self.batches.assign_add(1)
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.loss_of(x, y)
+            for total, gradient in zip(self.sums, tape.gradient(loss, self.trainable_variables), strict=True):
+                total.assign_add(gradient / 2)
+            tf.cond(self.batches % 2 == 0, self.apply_sums, lambda: None)
+            return {"objective": loss}
+
+        def apply_sums(self):
+            self.optimizer.apply_gradients(zip(self.sums, self.trainable_variables, strict=True))
+            for total in self.sums:
+                total.assign(tf.zeros_like(total))
+
+    plain, sam = plain_and_sam(Recipe, ALGORITHMS[algorithm](SGD(0.1), rho=0.0), steps=4, **quick_mode)
+    for a, b in zip(plain, sam, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    if algorithm == "sam":
+        found = []
+        for cls in (own_steps.Accumulation, Recipe):
+            keras.utils.set_random_seed(0)
+            model = trained(sam_of(cls)(), keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 4, **quick_mode)
+            found.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
+        np.testing.assert_allclose(*found, atol=1e-6)
 
 
 # Methods that a model keeps.

@@ -225,9 +225,9 @@ class InPlaceStep(Step):
         if self.optimizer.has_stepped:  # it skips a batch
             return
         trained = {id(v) for v in self.model.trainable_variables}
-        passing = {id(v) for v in self.model.metrics_variables}
-        kept = [v for v in self.assigned.values() if id(v) not in passing and "seed_generator" not in v.path]
-        if trained <= self.moved | self.assigned.keys() or not (kept or self.moved):
+        passing = trained | {id(v) for v in self.model.metrics_variables}
+        adds_up = any(key not in passing and _has_changed(*pair) for key, pair in self.before.items())
+        if trained <= self.moved | self.assigned.keys() or not (adds_up or self.moved):
             raise self.unreached()
 
     # The asking run.
@@ -379,8 +379,18 @@ def _undo_if_skipped(optimizer: Any, steps: Sequence[InPlaceStep]) -> None:
     for step in reversed(steps):
         before.update(step.before)
     others = {id(v) for v in (*weights.variables, *steps[0].model.metrics_variables)}
-    statistics = [(v, value) for v, value in before.values() if "float" in v.dtype and id(v) not in others]
+    statistics = [(v, value) for v, value in before.values() if _is_float(v) and id(v) not in others]
     variables = [*weights.variables, *(v for v, _ in statistics)]
     old = [*weights.copies, *(value for _, value in statistics)]
     skipped = ops.less(optimizer.loss_scaler.dynamic_scale, scale)
     backend.assign(variables, backend.select(skipped, old, backend.values(variables)))
+
+
+def _is_float(variable: Any) -> bool:
+    return "float" in keras.backend.standardize_dtype(variable.dtype)
+
+
+def _has_changed(variable: Any, old: Any) -> bool:
+    """Whether a variable, but for a counter of random draws, has another value now."""
+    draws = "seed_generator" in getattr(variable, "path", "")
+    return not draws and bool(ops.any(ops.not_equal(backend.values([variable])[0], old)))

@@ -108,6 +108,9 @@ class _Step(memory.InPlaceStep):
         self.asked_in: Any = None
         self.post: _Post | None = None
 
+    def untrained(self) -> list[Any]:
+        return [*super().untrained(), *_raw_variables(self.model)]
+
     def note_loss(self, loss: Any) -> None:
         super().note_loss(unscale_loss_for_distribution(loss))
 
@@ -137,7 +140,8 @@ class _Step(memory.InPlaceStep):
 
     def answer(self, optimizer: Any, gradients: Sequence[Any], variables: Any = None) -> None:
         if not _is_branch(_graph(), of=self.asked_in):
-            super().answer(optimizer, gradients)
+            held = (tf.Variable, keras.Variable)  # whose values will be put back
+            super().answer(optimizer, [tf.convert_to_tensor(g) if isinstance(g, held) else g for g in gradients])
         self.post = _Post.of(optimizer, self.asked)
         self.post.put(gradients)
 
@@ -149,6 +153,13 @@ class _Step(memory.InPlaceStep):
             super().choose(condition, yes, no)
         else:
             tf.cond(condition, lambda: (yes(), 0)[1], lambda: (no(), 0)[1])  # type: ignore[func-returns-value]
+
+
+def _raw_variables(model: Any) -> list[Any]:
+    """Variables of TensorFlow's own that the model or a layer keeps as attributes, alone or in a list."""
+    kept = [value for layer in model._flatten_layers() for value in vars(layer).values()]
+    each = [item for value in kept for item in (value if isinstance(value, (list, tuple)) else [value])]
+    return [item for item in each if isinstance(item, tf.Variable)]
 
 
 def _is_branch(graph: Any, of: Any) -> bool:

@@ -228,6 +228,10 @@ class _Step(memory.InPlaceStep):
 
         return put_back
 
+    def answer(self, optimizer: Any, gradients: Sequence[Any], variables: Any = None) -> None:
+        held = {variable.value.data_ptr() for variable, _ in self.before.values()}  # whose values will be put back
+        super().answer(optimizer, [g if g is None or g.data_ptr() not in held else g.clone() for g in gradients])
+
     def release(self, gradients: Any) -> None:
         if self.is_keras_own:
             gradients.clear()
