@@ -396,6 +396,25 @@ def test_what_is_remembered_is_as_before_a_step_that_failed(name, run, error):
     np.testing.assert_allclose(after(True), after(False), atol=1e-6)
 
 
+@pytest.mark.parametrize("run", [1, 2])
+@three
+def test_after_an_error_while_it_was_traced_the_step_is_traced_again(algorithm, run):
+    failing = Failing()
+    model = SAMSequential([keras.Input((5,)), Dense(3), failing, Dense(2)])
+    model.compile(ALGORITHMS[algorithm](SGD(0.1), rho=0.3), loss="mse")
+    x, y = own_steps.data(8)
+    model.train_on_batch(x, y)
+    before = weights_of(model)
+    failing.countdown = 1 if algorithm == "msam" else run
+    with pytest.raises(RuntimeError, match="out of luck"):
+        model.train_on_batch(x[:7], y[:7])  # which is traced for its size
+    np.testing.assert_allclose(weights_of(model), before, atol=1e-7)
+    model.train_on_batch(x[:7], y[:7])
+    assert np.abs(weights_of(model) - before).max() > 1e-3
+    found = [ops.convert_to_numpy(v) for v in model.optimizer.variables]
+    assert all(np.isfinite(v).all() for v in found)
+
+
 @pytest.mark.only("tensorflow", "torch")
 def test_no_handler_of_the_users_stops_the_asking_run():
     class Careful(own_steps.Regression):

@@ -64,8 +64,7 @@ class InPlaceStep(Step):
         outer, thread.step = thread.step, self
         try:
             self.begin()
-            for variable in self.untrained():
-                self.keep(variable)
+            self.keep(self.untrained())
             fraction = self.optimizer.ascent_fraction if self.asks(self.optimizer) else 1.0
             logs = self.run(parts.beginning(self.data, fraction))
             self.check_reached()
@@ -90,24 +89,26 @@ class InPlaceStep(Step):
 
     def undo(self) -> None:
         """Put everything back that was written, unless an optimizer has made its step by then."""
-        if not self.updated:
+        if not self.updated and self.recoverable():
             for memory in reversed(self.memories):
                 memory.put_back()
             self.write(self.before.values())
             self.replay()
         if hasattr(self.optimizer, "ascent_needs_gradient"):
-            self.optimizer.restore()  # if it climbs without a gradient: the others have come back
+            if self.recoverable():
+                self.optimizer.restore()  # if it climbs without a gradient: the others have come back
+            self.optimizer.forget()
 
-    def keep(self, variable: Any) -> None:
-        """Remember the value of a variable that may be written from here on."""
-        if id(variable) not in self.before:
-            with self.outermost():
-                self.before[id(variable)] = variable, Snapshot([variable]).copies[0]
+    def keep(self, variables: Iterable[Any]) -> None:
+        """Remember the values of variables that may be written from here on."""
+        new = [variable for variable in variables if id(variable) not in self.before]
+        with self.outermost():
+            self.before.update((id(v), (v, copy)) for v, copy in zip(new, Snapshot(new).copies, strict=True))
 
     def assigning(self, variable: Any) -> None:
         """Take note of an assignment that Keras is about to make; an optimizer's are its own business."""
         if self.applying is None:
-            self.keep(variable)
+            self.keep([variable])
             self.assigned[id(variable)] = variable
 
     def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
@@ -138,10 +139,10 @@ class InPlaceStep(Step):
     def apply(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Make the step of a SAM optimizer, given the gradients at the weights."""
         self.check_options(optimizer)
+        self.keep_weights(optimizer)
         nested = self.is_nested()
         self.low = None if nested or self.reading is None else self.loss
         if self.asks(optimizer):
-            self.keep_weights(optimizer)
             self.climb_and_descend(optimizer, gradients, variables, nested)
         elif optimizer.ascent_needs_gradient:
             self.hand_on(optimizer, optimizer.single_gradients(gradients, variables), variables)
@@ -357,8 +358,7 @@ def sam_step(
             logs = choose(optimizer.is_ascent_step(), climb, lambda: one(data, climbs=False))
     except BaseException:
         for step in reversed(steps):
-            if step.recoverable():
-                step.undo()
+            step.undo()
         raise
     if getattr(optimizer, "loss_scaler", None) is not None:
         _undo_if_skipped(optimizer, steps)

@@ -14,6 +14,7 @@ In the asking run those stand still: what comes after them sees the weights that
 import functools
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ class _Thread(threading.local):
 thread = _Thread()
 
 
-class Step:
+class Step(ABC):
     """A training step that is running.
 
     Args:
@@ -88,19 +89,25 @@ class Step:
             "the first one."
         )
 
-    # What a backend does in its own way.
-
     def note_loss(self, loss: Any) -> None:
         """Take note of what the model's `compute_loss` returns."""
+        return  # of no use on JAX
 
+    # What a backend does in its own way.
+
+    @abstractmethod
+    def apply(self, optimizer: Any, *arguments: Any) -> Any:
+        """Make the step of a SAM optimizer in the clean run: climb, ask, come back, and descend."""
+
+    @abstractmethod
     def answer(self, optimizer: Any, *arguments: Any) -> Any:
         """Hand the gradient that the run was made for to the one who asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stand_still(self, turn: tuple[int, int], *arguments: Any) -> Any:
         """Do nothing in an asking run, as far as the run can tell."""
-        raise NotImplementedError
 
+    @abstractmethod
     def applied(self, turn: tuple[int, int], optimizer: Any, arguments: Any, result: Any) -> None:
         """Keep what an asking run has to know of an optimizer's step in the clean run."""
 

@@ -135,7 +135,7 @@ class _Step(memory.InPlaceStep):
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
-        self.asked_in = _graph()
+        self.asked_in, self.post = _graph(), None
         yield
 
     def answer(self, optimizer: Any, gradients: Sequence[Any], variables: Any = None) -> None:

@@ -195,8 +195,7 @@ class _Step(memory.InPlaceStep):
         outer, thread.step = thread.step, self
         self.asked = id(self.optimizer), 0
         try:
-            for variable in self.untrained():
-                self.keep(variable)
+            self.keep(self.untrained())
             with self.asking():
                 self.run(self.data)
         except memory.Answer:
