@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.extend
 import keras
+from jax.experimental.sparse import JAXSparse
 from keras import ops
 
 from keras_sam.backend.fused import cast, displace, global_norm, replace, select, weighted_sum
@@ -17,8 +18,8 @@ __all__ = ["cast", "displace", "global_norm", "replace", "select", "weighted_sum
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:
-    """Nothing to do: the compiler sums the gradients of a sharded batch."""
-    return list(gradients)
+    """Dense gradients; the compiler sums those of a sharded batch."""
+    return [g.todense() if isinstance(g, JAXSparse) else g for g in gradients]
 
 
 def values(variables: Sequence[Any]) -> list[Any]:
@@ -200,7 +201,7 @@ class _PureStep(Step):
             result: tuple[Any, Any] = optimizer.stateless_second_step(state, gradients, weights)
             return result
         weights, state = optimizer.stateless_add_to_mean(state, gradients, weights, self.part.share)
-        return optimizer.stateless_apply_mean(state, weights) if self.part.last else (weights, state)
+        return optimizer.stateless_apply_mean(state, gradients, weights) if self.part.last else (weights, state)
 
     def applied(self, turn: tuple[int, int], optimizer: Any, arguments: Any, result: Any) -> None:
         """Keep what an asking run will take for the optimizer's result."""

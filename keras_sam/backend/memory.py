@@ -209,7 +209,12 @@ class InPlaceStep(Step):
             optimizer.base_optimizer.apply(gradients, variables)
             return
         optimizer.gradient_mean.add(optimizer.known(gradients, variables), self.part.share)
-        self.choose(self.part.last, optimizer.apply_mean, lambda: None)
+
+        def apply_mean() -> None:
+            means = optimizer.mean_gradients(gradients, variables)
+            optimizer.base_optimizer.apply(means, optimizer._trainable_variables)
+
+        self.choose(self.part.last, apply_mean, lambda: None)
 
     def applied(self, turn: Any, optimizer: Any, arguments: Any, result: Any) -> None:
         """Note what an optimizer has moved."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_sam import backend
+
 
 class Part(NamedTuple):
     """What is to be known of a part: its share of the samples, and whether it is the last."""
@@ -30,6 +32,21 @@ def bounds(index: int, size: Any, parts: Any) -> tuple[Any, Any]:
     return -(-index * size // parts), -(-(index + 1) * size // parts)
 
 
+def check(data: Any) -> None:
+    """Refuse a batch whose arrays do not agree on the number of samples."""
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    message = (
+        "`num_batch_splits` and `ascent_fraction` cut every array of a batch along its first axis, which must count "
+        f"samples, and the arrays do not agree on how many there are: leave them out. Received: shapes {shapes}."
+    )
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes - {None}) > 1 or not all(shapes):
+        raise ValueError(message)
+    if None in sizes and len(leaves) > 1:  # only the running graph knows
+        backend.refuse_unless_equal([ops.shape(leaf)[0] for leaf in leaves], message)
+
+
 def between(data: Any, begin: Any, end: Any) -> Any:
     """The samples from `begin` to `end`."""
 
@@ -50,6 +67,7 @@ def beginning(data: Any, fraction: float) -> Any:
     """The first samples of a batch, at least one: this fraction of it, rounded."""
     if fraction == 1.0:
         return data
+    check(data)
     size = ops.shape(first(data))[0]
     if isinstance(size, int):
         return between(data, 0, max(1, round(fraction * size)))
@@ -58,6 +76,7 @@ def beginning(data: Any, fraction: float) -> Any:
 
 def split(data: Any, parts: int) -> Iterator[tuple[Any, Part]]:
     """Yield each part, as even as can be and none empty, and what is to be known of it."""
+    check(data)
     size = first(data).shape[0]
     parts = min(parts, size)
     for index in range(parts):

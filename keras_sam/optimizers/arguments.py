@@ -3,7 +3,7 @@
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -68,6 +68,14 @@ def matching(perturb: str | list[str], paths: Sequence[str]) -> list[bool]:
                 f"Received: perturb={perturb!r}"
             )
     return [any(re.search(pattern, path) for pattern in each) for path in paths]
+
+
+def known_again(known: Mapping[str, bool], paths: Sequence[str]) -> list[bool] | None:
+    """What was known of each variable, if these are the same ones, in a model that may name them without itself."""
+    same = len(known) == len(paths) and all(
+        f"/{old}".endswith(f"/{new}") or f"/{new}".endswith(f"/{old}") for old, new in zip(known, paths, strict=True)
+    )
+    return list(known.values()) if same else None
 
 
 def base_optimizer(identifier: Any, wrapper: type) -> keras.optimizers.Optimizer:

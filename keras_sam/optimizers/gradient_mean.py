@@ -28,9 +28,9 @@ class GradientMean(Slots):
         share = ops.cast(share, tensors[0].dtype) if tensors else share
         self.write(dict(zip(gradients, backend.weighted_sum(1.0, old, share, tensors), strict=True)))
 
-    def means(self) -> list[Any]:
-        """The mean gradients; `None` for a variable that had none in any part."""
+    def means(self, variables: Sequence[Any]) -> list[Any]:
+        """The mean gradients, of the dtypes of their `variables`; `None` for one that had none in any part."""
         return [
-            backend.values([slot])[0] if slot is not None and i in self.present else None
-            for i, slot in enumerate(self.variables)
+            ops.cast(backend.values([slot])[0], variable.dtype) if slot is not None and i in self.present else None
+            for i, (slot, variable) in enumerate(zip(self.variables, variables, strict=True))
         ]

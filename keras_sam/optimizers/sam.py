@@ -109,6 +109,7 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         self.epsilon = arguments.number("epsilon", epsilon, lambda value: value > 0, "a positive float")
         self.num_batch_splits = arguments.splits(num_batch_splits)
         self.perturb = arguments.patterns(perturb)
+        self._perturbed: dict[str, bool] = {}  # by path, which variables the patterns matched
         self.interval = arguments.positive_integer("interval", interval)
         self.ascent_fraction = arguments.number(
             "ascent_fraction", ascent_fraction, lambda value: 0 < value <= 1, "a float above 0 and at most 1"
@@ -220,12 +221,11 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create a slot for the perturbation of each variable that may be perturbed."""
-        # Half precision is too coarse for a norm over a network.
-        wide = any(keras.backend.standardize_dtype(v.dtype) == "float64" for v in variables)
-        self._working_dtype = "float64" if wide else "float32"
         moves = [True] * len(variables)
         if self.perturb is not None:
-            moves = arguments.matching(self.perturb, [v.path for v in variables])
+            paths = [v.path for v in variables]
+            moves = arguments.known_again(self._perturbed, paths) or arguments.matching(self.perturb, paths)
+            self._perturbed = dict(zip(paths, moves, strict=True))
         self.perturbations = [
             self.add_slot(v, "perturbation") if moved else None for v, moved in zip(variables, moves, strict=True)
         ]
@@ -235,7 +235,9 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""
         schedule = isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule)
-        return {
+        # When a file is loaded, the paths that a pattern was matched with lack the model's name.
+        perturbed = {"perturbed": self._perturbed} if self._perturbed else {}
+        return perturbed | {
             "base_optimizer": keras.saving.serialize_keras_object(self.base_optimizer),
             "rho": keras.saving.serialize_keras_object(self.rho) if schedule else self.rho,
             "adaptive": self.adaptive,
@@ -251,7 +253,10 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """The optimizer that `get_config` described."""
         config = dict(config)
+        perturbed = config.pop("perturbed", {})
         for key in ("base_optimizer", "rho"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-        return cls(**config)
+        optimizer = cls(**config)
+        optimizer._perturbed = dict(perturbed)
+        return optimizer

@@ -81,11 +81,13 @@ class StatelessSteps:
             self.gradient_mean.add(self.known(grads, self._trainable_variables), share)
         return _current(scope, self._trainable_variables), _current(scope, self.variables)
 
-    def stateless_apply_mean(self: Any, optimizer_variables: Values, trainable_variables: Values) -> Result:
-        """`apply_mean`."""
+    def stateless_apply_mean(
+        self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values
+    ) -> Result:
+        """The base optimizer's step on the mean over the parts, of which `grads` are those of the last."""
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
-            gradients = self.gradient_mean.means()
-        result: Result = self._stateless_base_step(scope, gradients)
+            means = self.mean_gradients(grads, self._trainable_variables)
+        result: Result = self._stateless_base_step(scope, means)
         return result
 
     # A perturbation that was not taken back.

@@ -166,9 +166,13 @@ class Steps:
         slots = [slot for slot in self.perturbations if slot is not None]
         backend.assign(slots, [ops.zeros_like(value) for value in backend.values(slots)])
 
-    def apply_mean(self: Any) -> None:
-        """Take the base optimizer's step on the mean over the parts of a batch."""
-        self.base_optimizer.apply(self.gradient_mean.means(), self._trainable_variables)
+    def mean_gradients(self: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """What the base optimizer receives for a batch in parts, of which `gradients` are those of the last."""
+        means: list[Any] = self.gradient_mean.means(self._trainable_variables)
+        for variable, gradient in zip(variables, gradients, strict=True):
+            if self._overwrite_variable_with_gradient(variable):  # it is no gradient, but the variable's new value
+                means[self._get_variable_index(variable)] = gradient
+        return means
 
     def _resolve(self: Any, gradients: Sequence[Any] | None, variables: Sequence[Any] | None) -> list[Any]:
         """The variables of a step, after building the optimizer for them or checking that it knows them."""

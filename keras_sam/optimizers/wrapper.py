@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sam.optimizers import arguments
@@ -56,20 +57,23 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         # Not `super().build`: it would create the averages and accumulators that the base optimizer has already.
         self._trainable_variables.extend(variables)
         self._trainable_variables_indices.update({self._var_key(v): i for i, v in enumerate(variables)})
+        # Half precision is too coarse for a norm over a network; and one float64 layer makes all computing float64.
+        wide = any(keras.backend.standardize_dtype(v.dtype) == "float64" for v in variables)
+        self._working_dtype = "float64" if wide else "float32"
         self.build_slots(variables)
         self.built = True
 
     def add_slot(self, variable: Any, name: str) -> Any:
-        """A variable of the optimizer's own for `variable`: like it, but float32 for half precision.
+        """A variable of the optimizer's own for `variable`: like it, but of the dtype that is computed in.
 
         `None` for a variable whose gradient is its new value, as those of quantized training, which must be let alone.
         """
         if self._overwrite_variable_with_gradient(variable):
             return None
-        if keras.backend.standardize_dtype(variable.dtype) not in ("float16", "bfloat16"):
+        if keras.backend.standardize_dtype(variable.dtype) == self._working_dtype:
             return self.add_variable_from_reference(variable, name=name)
         layout, path = getattr(variable, "_layout", None), variable.path.replace("/", "_")
-        return self.add_variable(shape=variable.shape, dtype="float32", layout=layout, name=f"{path}_{name}")
+        return self.add_variable(shape=variable.shape, dtype=self._working_dtype, layout=layout, name=f"{path}_{name}")
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create the optimizer's own variables."""
@@ -96,6 +100,11 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def inner_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that updates the weights, under the name by which Keras callbacks look for it."""
         return arguments.innermost(self.base_optimizer)
+
+    @property
+    def optimizers(self) -> Any:
+        """Those of a `MultiOptimizer`, by which Keras callbacks know one; of any other there are none."""
+        return self.inner_optimizer.optimizers
 
     @property
     def loss_scaler(self) -> keras.optimizers.LossScaleOptimizer | None:
@@ -139,15 +148,40 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         """Let the base optimizer set final values, such as averaged weights."""
         self.base_optimizer.finalize_variable_values(var_list)
 
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Give all variables their values, those of the base optimizer first, as `variables` has them.
+
+        Args:
+            weights: An array for each of `variables`, of its shape.
+
+        Raises:
+            ValueError: if the optimizer is not built, or the arrays are not as many or not of these shapes.
+        """
+        if not self.built:
+            raise ValueError("Call `optimizer.build(trainable_variables)` before `set_weights`.")
+        shapes = [tuple(variable.shape) for variable in self.variables]
+        found = [tuple(np.shape(weight)) for weight in weights]
+        if found != shapes:
+            raise ValueError(
+                f"`weights` must have one array for each of the {len(shapes)} variables of {self.name!r}, of its "
+                f"shape. Received: {len(found)} arrays"
+                + ("." if len(found) != len(shapes) else f", with other shapes: {found} and not {shapes}.")
+            )
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
+
     def save_own_variables(self, store: Any) -> None:
-        """Save the slots; Keras saves the base optimizer beside them, as an attribute."""
-        for index, variable in enumerate(self.own_variables):
+        """Save all variables, those of the base optimizer among them, as Keras's own wrapper does."""
+        for index, variable in enumerate(self.variables):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
-        """Load the slots, or warn and leave them as they are if the file has other ones."""
-        expected = {str(index): tuple(variable.shape) for index, variable in enumerate(self.own_variables)}
-        found = {key: tuple(store[key].shape) for key in store.keys()}  # noqa: SIM118, a store is no dict
+        """Load what `save_own_variables` has saved, or warn and leave the variables if the store has other ones."""
+        keys = list(store.keys())
+        # A file of an earlier version has the slots alone here, and the base optimizer's variables beside them.
+        variables = self.own_variables if len(keys) == len(self.own_variables) else self.variables
+        expected = {str(index): tuple(variable.shape) for index, variable in enumerate(variables)}
+        found = {key: tuple(store[key].shape) for key in keys}
         if found != expected:
             warnings.warn(
                 f"The slot variables of optimizer {self.name!r} were not loaded: it has {len(expected)} of them and "
@@ -156,5 +190,5 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
                 stacklevel=2,
             )
             return
-        for index, variable in enumerate(self.own_variables):
+        for index, variable in enumerate(variables):
             variable.assign(store[str(index)])

@@ -29,7 +29,8 @@ class WSAMOptimizer(TwoGradientOptimizer):
         rho: Radius of the neighbourhood, as in `SAMOptimizer`. Start from 0.05.
         gamma: Weight of the sharpness, at least 0 and below 1. 0 is the base optimizer; without decoupling
             0.5 is SAM. Try 0.5 to 0.95.
-        decouple: Whether to take the sharpness out of the base optimizer.
+        decouple: Whether to take the sharpness out of the base optimizer, which must then have one learning rate, and
+            not be a `MultiOptimizer`.
         name: Name of the optimizer and prefix of its variables.
         **kwargs: Other arguments of `SAMOptimizer`. With `decouple=True` no `num_batch_splits`, and no
             gradient accumulation on the base optimizer: the sharpness of every part would move the weights before
@@ -64,6 +65,12 @@ class WSAMOptimizer(TwoGradientOptimizer):
         super().__init__(base_optimizer, rho, name=name, **kwargs)
         self.gamma = arguments.number("gamma", gamma, lambda value: 0 <= value < 1, "a float >= 0 and below 1")
         self.decouple = bool(decouple)
+        multi = getattr(keras.optimizers, "MultiOptimizer", ())  # not in older versions of Keras
+        if self.decouple and isinstance(self.inner_optimizer, multi):
+            raise ValueError(
+                "`decouple=True` takes the sharpness off the weights at the base optimizer's learning rate, of which a "
+                f"`MultiOptimizer` has several. Pass `decouple=False`. Received: base_optimizer={self.base_optimizer}"
+            )
         for setting in ("num_batch_splits", "gradient_accumulation_steps"):
             if self.decouple and getattr(self, setting) is not None:
                 raise ValueError(
