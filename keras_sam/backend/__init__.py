@@ -12,8 +12,8 @@ displace(variables, slots, directions, length, finite)
                                move each variable along its direction, and keep what was added in its slot
 replace(variables, slots)      take it back
 sam_step(model, run, *args)    make a training step, of which `run` is the user's own: see `running.py`
-refuse_unless_equal(numbers, message)
-                               in a running graph; on TensorFlow only
+if_equal(numbers, data, message)
+                               the data, if the running graph finds the numbers equal; on TensorFlow only
 differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
 """
 
@@ -44,4 +44,4 @@ displace = _module.displace
 replace = _module.replace
 sam_step = _module.sam_step
 differentiate = _module.differentiate
-refuse_unless_equal: Any = getattr(_module, "refuse_unless_equal", None)
+if_equal: Any = getattr(_module, "if_equal", None)

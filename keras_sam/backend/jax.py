@@ -102,7 +102,10 @@ class _PureStep(Step):
 
     def __init__(self, model: Any, run: Any, data: Any, state: Any, **options: Any) -> None:
         super().__init__(model, run, data, **options)
-        self.state = state
+        self.reading: Any = getattr(model, "_sharpness", None)
+        own = len(self.reading.metric.variables) if self.reading else 0  # at the end, where the user's step sees none
+        metrics = list(state[3])
+        self.state, self.own_metrics = (*state[:3], metrics[: len(metrics) - own]), metrics[len(metrics) - own :]
         self.place = _trace()
         self.results: dict[tuple[int, int], tuple[Any, Any]] = {}  # of the optimizers in the clean run, and where
         self.perturbed: tuple[tuple[int, int], Any] | None = None  # weights in the place of those of such a result
@@ -131,12 +134,25 @@ class _PureStep(Step):
                 state = self.with_result(state, *optimizer.stateless_restore(state[2], self.weights_in(state)))
         finally:
             thread.step = outer
-        if self.asks(optimizer) and self.metrics is None:  # they are those of a branch
-            return logs, state
-        start, first = self.state[3], state[3]
-        second = (first, first) if self.metrics is None else (start, self.metrics)  # nothing new without an asking run
-        logs, metrics = _with_sharpness(self.model, logs, start, first, *second)
-        return logs, (*state[:3], metrics)
+        logs, own_metrics = self.with_sharpness(logs, state[3])
+        return logs, (*state[:3], [*state[3], *own_metrics])
+
+    def with_sharpness(self, logs: Any, metrics: Any) -> tuple[Any, list[Any]]:
+        """The logs, and the variables of the sharpness, with what the two runs tell of it."""
+        start, end = self.state[3], self.metrics
+        if self.reading is None or (self.asks(self.optimizer) and end is None):  # those of a branch cannot be used
+            return logs, self.own_metrics
+        variables = list(self.model.metrics_variables)
+        watched = [next(i for i, v in enumerate(variables) if v is w) for w in self.reading.watched(self.model)]
+        if all(start[i] is metrics[i] for i in watched):  # a step that reports its loss in some other way, if at all
+            return logs, self.own_metrics
+        second = (metrics, metrics) if end is None else (start, end)  # nothing new without an asking run
+        with keras.StatelessScope(
+            state_mapping=zip(self.reading.metric.variables, self.own_metrics, strict=True)
+        ) as scope:
+            self.reading.record(*([values[i] for i in watched] for values in (start, metrics, *second)))
+            logs = logs | {"sharpness": self.reading.metric.result()}
+        return logs, [scope.get_current_value(v) for v in self.reading.metric.variables]
 
     # The model's state, and the weights in it that are an optimizer's.
 
@@ -309,20 +325,6 @@ def _refuse_in_a_loop(step: _PureStep) -> None:
 
 def _either(condition: Any, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: ops.where(condition, a, b), yes, no)
-
-
-def _with_sharpness(model: Any, logs: Any, start: Any, first: Any, restart: Any, second: Any) -> tuple[Any, Any]:
-    """Logs and metrics after the clean run, with what the two runs tell of the sharpness."""
-    reading: Any = getattr(model, "_sharpness", None)
-    variables = list(model.metrics_variables)
-    watched = [next(i for i, v in enumerate(variables) if v is w) for w in (reading.watched(model) if reading else ())]
-    if all(start[i] is first[i] for i in watched):  # a step that reports its loss in some other way, if at all
-        return logs, first
-    losses = [[values[i] for i in watched] for values in (start, first, restart, second)]
-    with keras.StatelessScope(state_mapping=zip(variables, first, strict=True)) as scope:
-        reading.record(*losses)
-        logs = logs | {"sharpness": reading.metric.result()}
-    return logs, [scope.get_current_value(v) for v in variables]
 
 
 def _undo_if_skipped(optimizer: Any, before: Any, result: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -56,8 +56,6 @@ class InPlaceStep(Step):
         self.low: Any = None  # the same at the weights, when they were about to be updated
         self.replay = self.random_state()
         self.reading: Any = getattr(self.model, "_sharpness", None)
-        if self.reading is not None and not any(metric is self.reading.metric for metric in self.model.metrics):
-            self.reading = None  # the class has a `metrics` of its own
 
     def carry_out(self) -> Any:
         """Run the user's step, and return its logs."""

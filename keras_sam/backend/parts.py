@@ -32,8 +32,8 @@ def bounds(index: int, size: Any, parts: Any) -> tuple[Any, Any]:
     return -(-index * size // parts), -(-(index + 1) * size // parts)
 
 
-def check(data: Any) -> None:
-    """Refuse a batch whose arrays do not agree on the number of samples."""
+def checked(data: Any) -> Any:
+    """The batch, or an error if its arrays do not agree on the number of samples."""
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
     shapes = [tuple(leaf.shape) for leaf in leaves]
     message = (
@@ -44,7 +44,8 @@ def check(data: Any) -> None:
     if len(sizes - {None}) > 1 or not all(shapes):
         raise ValueError(message)
     if None in sizes and len(leaves) > 1:  # only the running graph knows
-        backend.refuse_unless_equal([ops.shape(leaf)[0] for leaf in leaves], message)
+        return backend.if_equal([ops.shape(leaf)[0] for leaf in leaves], data, message)
+    return data
 
 
 def between(data: Any, begin: Any, end: Any) -> Any:
@@ -67,7 +68,7 @@ def beginning(data: Any, fraction: float) -> Any:
     """The first samples of a batch, at least one: this fraction of it, rounded."""
     if fraction == 1.0:
         return data
-    check(data)
+    data = checked(data)
     size = ops.shape(first(data))[0]
     if isinstance(size, int):
         return between(data, 0, max(1, round(fraction * size)))
@@ -76,7 +77,7 @@ def beginning(data: Any, fraction: float) -> Any:
 
 def split(data: Any, parts: int) -> Iterator[tuple[Any, Part]]:
     """Yield each part, as even as can be and none empty, and what is to be known of it."""
-    check(data)
+    data = checked(data)
     size = first(data).shape[0]
     parts = min(parts, size)
     for index in range(parts):

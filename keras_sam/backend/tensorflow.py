@@ -82,10 +82,10 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     return tuple(tf.function(function, reduce_retracing=True) for function in (loss, gradient, product))
 
 
-def refuse_unless_equal(numbers: Sequence[Any], message: str) -> None:
-    """Let the running graph fail with the message if the numbers differ."""
-    for number in numbers[1:]:
-        tf.debugging.assert_equal(number, numbers[0], message)
+def if_equal(numbers: Sequence[Any], data: Any, message: str) -> Any:
+    """The data; the running graph fails with the message if the numbers differ."""
+    with tf.control_dependencies([tf.debugging.assert_equal(number, numbers[0], message) for number in numbers[1:]]):
+        return keras.tree.map_structure(lambda leaf: leaf if leaf is None else tf.identity(leaf), data)
 
 
 def sam_step(model: Any, run: Callable[[Any], Any], data: Any) -> Any:
@@ -244,7 +244,7 @@ def _for_each_part(run: Callable[[Any, Any], Any], data: Any, splits: int) -> An
         for part_data, part in parts.split(data, splits):
             result = run(part_data, part)
         return result
-    parts.check(data)
+    data = parts.checked(data)
     total = tf.shape(parts.first(data))[0]
     number = tf.minimum(splits, total)
 

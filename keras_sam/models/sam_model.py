@@ -90,30 +90,49 @@ class SAMModel:
         finally:
             self.jit_compile = jit_compile
 
-    def test_step(self, *args: Any) -> Any:
-        """Make one evaluation step; its logs have no sharpness."""
-        result = super().test_step(*args)  # type: ignore[misc]
-        for logs in result if isinstance(result, tuple) else (result,):
-            if self._sharpness is not None and isinstance(logs, dict):
-                logs.pop("sharpness", None)
-        return result
+    # The sharpness is a metric of which the class itself sees nothing: neither its steps nor its `metrics`.
 
-    def train_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
-    ) -> Any:
-        """Train on one batch, as `keras.Model.train_on_batch`; the sharpness is in the dict only."""
-        logs = super().train_on_batch(x, y, sample_weight, class_weight, return_dict=True)  # type: ignore[misc]
-        if return_dict:
-            return logs
+    def test_step(self, *args: Any) -> Any:
+        """Make one evaluation step, the class's own."""
+        if keras.backend.backend() != "jax" or self._sharpness is None:
+            return super().test_step(*args)  # type: ignore[misc]
+        (*others, metrics), data = args
+        own = len(self._sharpness.metric.variables)
+        hidden, self._sharpness = self._sharpness, None
+        try:
+            logs, (*others, new) = super().test_step((*others, metrics[:-own]), data)  # type: ignore[misc]
+        finally:
+            self._sharpness = hidden
+        return logs, (*others, [*new, *metrics[-own:]])
+
+    def reset_metrics(self) -> None:
+        """Begin anew with all metrics, as Keras does for an epoch."""
+        super().reset_metrics()  # type: ignore[misc]
         if self._sharpness is not None:
-            logs.pop("sharpness", None)
-        return self._flatten_metrics_in_order(logs)  # type: ignore[attr-defined]
+            self._sharpness.metric.reset_state()
 
     @property
-    def metrics(self) -> list[Any]:
-        """The model's metrics, with the sharpness."""
-        metrics: list[Any] = super().metrics  # type: ignore[misc]
-        return metrics if self._sharpness is None else [*metrics, self._sharpness.metric]
+    def metrics_variables(self) -> list[Any]:
+        """The variables of the metrics; on JAX, which carries them along, with those of the sharpness at the end."""
+        variables: list[Any] = super().metrics_variables  # type: ignore[misc]
+        runs = thread.step is not None and thread.step.model is self
+        if keras.backend.backend() != "jax" or self._sharpness is None or runs:
+            return variables
+        return [*variables, *self._sharpness.metric.variables]
+
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        """Keras's logs of an epoch: the metrics, if the step returns just these."""
+        if self._sharpness is None or not isinstance(logs, dict) or "sharpness" not in logs:
+            return super()._get_metrics_result_or_logs(logs)  # type: ignore[misc]
+        others = {name: value for name, value in logs.items() if name != "sharpness"}
+        found = super()._get_metrics_result_or_logs(others)  # type: ignore[misc]
+        return found | {"sharpness": self._sharpness.metric.result()}
+
+    def _flatten_metrics_in_order(self, logs: Any) -> Any:
+        """What `train_on_batch` returns without `return_dict`: no sharpness."""
+        if self._sharpness is not None:
+            logs = {name: value for name, value in logs.items() if name != "sharpness"}
+        return super()._flatten_metrics_in_order(logs)  # type: ignore[misc]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Configure the model for training; the arguments are those of `keras.Model.compile`.
@@ -127,7 +146,8 @@ class SAMModel:
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer = scaler_inside(optimizer)
         two_gradients = isinstance(self.optimizer, SAMOptimizer) and self.optimizer.ascent_needs_gradient
-        self._sharpness = SharpnessReading() if two_gradients and self.log_sharpness else None
+        logged = two_gradients and self.log_sharpness and not _names_its_metrics(type(self))
+        self._sharpness = SharpnessReading() if logged else None
         self._compiled_steps = None  # those of the optimizer before
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -153,6 +173,12 @@ def _noted(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
 
     noted.noted = True  # type: ignore[attr-defined]
     return noted
+
+
+def _names_its_metrics(model_class: type) -> bool:
+    """Whether a class in front of `SAMModel` has a `metrics` of its own, which says what is to be logged."""
+    before = model_class.__mro__[: model_class.__mro__.index(SAMModel)]
+    return any("metrics" in vars(each) for each in before)
 
 
 def scaler_inside(scaler: keras.optimizers.LossScaleOptimizer) -> keras.optimizers.Optimizer:

@@ -18,10 +18,7 @@ class SharpnessReading:
 
     def watched(self, model: Any) -> list[Any]:
         """The totals and the counts of what `model` reports as its loss, alternating; empty if it reports none."""
-        metrics = list(model.metrics)
-        if not any(metric is self.metric for metric in metrics):  # the class has a `metrics` of its own
-            return []
-        trackers = [m for m in metrics if m.name == "loss" and isinstance(m, keras.metrics.Mean)]
+        trackers = [m for m in model.metrics if m.name == "loss" and isinstance(m, keras.metrics.Mean)]
         return [variable for tracker in trackers for variable in (tracker.total, tracker.count)]
 
     def record(self, start: Sequence[Any], first: Sequence[Any], restart: Sequence[Any], second: Sequence[Any]) -> None:

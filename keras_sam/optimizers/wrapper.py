@@ -171,15 +171,16 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             variable.assign(weight)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save all variables, those of the base optimizer among them, as Keras's own wrapper does."""
-        for index, variable in enumerate(self.variables):
+        """Save all variables, with those of the base optimizer, as Keras's own wrapper does; none before `build`."""
+        for index, variable in enumerate(self.variables if self.built else []):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` has saved, or warn and leave the variables if the store has other ones."""
         keys = list(store.keys())
-        # A file of an earlier version has the slots alone here, and the base optimizer's variables beside them.
-        variables = self.own_variables if len(keys) == len(self.own_variables) else self.variables
+        variables = self.variables if self.built else []
+        if len(keys) == len(self.own_variables):  # an earlier version's file, with the base optimizer's beside them
+            variables = self.own_variables
         expected = {str(index): tuple(variable.shape) for index, variable in enumerate(variables)}
         found = {key: tuple(store[key].shape) for key in keys}
         if found != expected:
