@@ -75,7 +75,9 @@ def _sharing_state(cls: Any, model: keras.Model) -> keras.Model:
 def _rebound(value: Any, model: keras.Model, twin: keras.Model) -> Any:
     """A method of `model` that it keeps as an attribute, or among others in one, as a method of its twin."""
     if inspect.ismethod(value) and value.__self__ is model:
-        return getattr(twin, value.__name__, types.MethodType(value.__func__, twin))
+        own = getattr(twin, value.__name__, None)  # which lets the running step know the loss, if that is the method
+        same = inspect.ismethod(own) and inspect.unwrap(own.__func__) is value.__func__
+        return own if same else types.MethodType(value.__func__, twin)
     if isinstance(value, functools.partial):
         function, *arguments = (_rebound(each, model, twin) for each in (value.func, *value.args))
         keywords = {name: _rebound(each, model, twin) for name, each in value.keywords.items()}
