@@ -31,8 +31,11 @@ def one_thread_a_core() -> int:
         importlib.import_module("torch").set_num_threads(threads)
     elif backend == "tensorflow":
         threading = importlib.import_module("tensorflow").config.threading
-        threading.set_intra_op_parallelism_threads(threads)
-        threading.set_inter_op_parallelism_threads(threads)
+        try:
+            threading.set_intra_op_parallelism_threads(threads)
+            threading.set_inter_op_parallelism_threads(threads)
+        except RuntimeError:  # it has computed already, with as many as it chose
+            threads = threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
     else:  # JAX makes its threads with its first computation, one for each core that the process then has
         importlib.import_module("jax").devices()
     return threads

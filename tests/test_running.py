@@ -396,6 +396,30 @@ def test_what_is_remembered_is_as_before_a_step_that_failed(name, run, error):
     np.testing.assert_allclose(after(True), after(False), atol=1e-6)
 
 
+@pytest.mark.only("tensorflow", "torch")  # on JAX nothing of such a step remains
+def test_what_is_remembered_is_as_before_though_another_optimizer_has_made_its_step():
+    class FailingGAN(own_steps.GAN):
+        countdown = -1
+
+        def loss_of(self, x, y):
+            self.countdown -= 1
+            if self.countdown == 0:
+                raise RuntimeError("out of luck")
+            return super().loss_of(x, y)
+
+    model = sam_of(FailingGAN)(SGD(0.1))
+    optimizer = keras_sam.VaSSOOptimizer(SGD(0.1), rho=0.3)
+    trained(model, optimizer, run_eagerly=True)
+    before = [ops.convert_to_numpy(v).copy() for v in (*optimizer.memory, *model.generator.trainable_variables)]
+    model.countdown = 2
+    with pytest.raises(RuntimeError, match="out of luck"):
+        model.fit(*own_steps.data(8), batch_size=8, verbose=0)
+    assert int(ops.convert_to_numpy(model.critic_optimizer.iterations)) == 4
+    after = [ops.convert_to_numpy(v) for v in (*optimizer.memory, *model.generator.trainable_variables)]
+    for found, expected in zip(after, before, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
 @pytest.mark.parametrize("run", [1, 2])
 @three
 def test_after_an_error_while_it_was_traced_the_step_is_traced_again(algorithm, run):
