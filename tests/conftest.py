@@ -52,6 +52,21 @@ class SAMFunctional(keras_sam.SAMModel, keras.Model):
     """A functional model that trains with SAM."""
 
 
+class Fragile(keras.layers.Layer):
+    """Raises in the call that `countdown` reaches."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.countdown = error, -1
+
+    def call(self, x, training=False):
+        if training:
+            self.countdown -= 1
+            if self.countdown == 0:
+                raise self.error
+        return x
+
+
 @pytest.fixture(autouse=True)
 def _fresh_state():
     keras.backend.clear_session(free_memory=False)

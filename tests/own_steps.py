@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+import keras_sam
+
 BACKEND = keras.backend.backend()
 Dense = keras.layers.Dense
 
@@ -269,3 +271,25 @@ class Clipping(Regression):
 
     def step(self, batch):
         return super().step(batch) | {"gradient_norm": self.length.result()}
+
+
+def trained(model, optimizer, steps=3, **options):
+    """The model, after as many steps with this optimizer."""
+    model.compile(optimizer, **options)
+    model.fit(*data(8 * steps), batch_size=8, shuffle=False, verbose=0)
+    return model
+
+
+def sam_of(cls):
+    """The class, with SAM."""
+    return type(f"SAM{cls.__name__}", (keras_sam.SAMModel, cls), {})
+
+
+def plain_and_sam(cls, optimizer, steps=3, **options):
+    """The variables of a class trained without SAM, and with it."""
+    found = []
+    for each, given in ((cls, keras.optimizers.SGD(0.1)), (sam_of(cls), optimizer)):
+        keras.utils.set_random_seed(0)
+        model = trained(each(), given, steps, **options)
+        found.append([ops.convert_to_numpy(v) for v in model.variables])
+    return found

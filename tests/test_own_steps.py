@@ -26,17 +26,13 @@ STEPS = {
 }
 
 
-def with_sam(cls):
-    return type(f"SAM{cls.__name__}", (keras_sam.SAMModel, cls), {})
-
-
 def make(name, optimizer=None, critic_optimizer=None, **options):
     """The model of that name, with SAM in front if it is to be compiled with a SAM optimizer."""
     keras.utils.set_random_seed(2)
     cls = {"gan": own_steps.GAN}.get(name) or STEPS[name]
     critic = [critic_optimizer or SGD(RATE)] if name == "gan" else []
     sam = any(isinstance(each, keras_sam.SAMOptimizer) for each in (optimizer, *critic))
-    model = (with_sam(cls) if sam else cls)(*critic)
+    model = (own_steps.sam_of(cls) if sam else cls)(*critic)
     model.compile(optimizer or SGD(RATE), **options)
     return model
 

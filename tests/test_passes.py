@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import MODES, SAMFunctional, SAMSequential, weights_of
+from conftest import MODES, Fragile, SAMFunctional, SAMSequential, weights_of
 from keras import ops
 
 import keras_sam
@@ -147,21 +147,6 @@ def test_draws_from_the_global_generator_are_the_same_in_both_passes(mode):
         return model.layers[-1].kernel.numpy()
 
     np.testing.assert_allclose(train(2.0), train(0.0), atol=1e-5)
-
-
-class Fragile(keras.layers.Layer):
-    """Raises in the call that `countdown` reaches."""
-
-    def __init__(self, error):
-        super().__init__()
-        self.error, self.countdown = error, -1
-
-    def call(self, x, training=False):
-        if training:
-            self.countdown -= 1
-            if self.countdown == 0:
-                raise self.error
-        return x
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()], ids=["exception", "interrupt"])
