@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import own_steps
 import pytest
-from conftest import Fragile, SAMSequential, weights_of
+from conftest import MODES, Fragile, SAMSequential, weights_of
 from keras import ops
 from own_steps import plain_and_sam, sam_of, trained
 
@@ -279,8 +279,14 @@ class Dispatching(own_steps.Regression):
         return super().step(batch)
 
 
-@pytest.mark.parametrize("way", ["attribute", "dict", "list", "partial"])
-def test_a_method_kept_by_the_model_is_the_twins(way):
+WAYS = [
+    *((way, name, "default") for way in ("attribute", "dict", "list", "partial") for name in ("sam", "gsam", "msam")),
+    *(("attribute", "sam", mode) for mode in ("eager", "compiled") if mode == "eager" or BACKEND != "torch"),
+]
+
+
+@pytest.mark.parametrize(("way", "algorithm", "mode"), WAYS)
+def test_a_method_kept_by_the_model_is_the_twins(way, algorithm, mode):
     cls = type("Dispatching", (Dispatching,), {"way": way})
     found = []
     for rho in (None, 0.0, 0.5):
@@ -289,8 +295,8 @@ def test_a_method_kept_by_the_model_is_the_twins(way):
         model.compile("sgd")  # the original's, which must not be used
         if rho is not None:
             model = keras_sam.as_sam_model(model)
-        optimizer = SGD(0.1) if rho is None else keras_sam.SAMOptimizer(SGD(0.1), rho=rho)
-        found.append(weights_of(trained(model, optimizer)))
+        optimizer = SGD(0.1) if rho is None else ALGORITHMS[algorithm](SGD(0.1), rho=rho)
+        found.append(weights_of(trained(model, optimizer, **MODES[mode])))
         assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 3
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     assert np.abs(found[2] - found[0]).max() > 1e-3
