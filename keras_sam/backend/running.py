@@ -14,6 +14,7 @@ In the asking run those stand still: what comes after them sees the weights that
 import functools
 import inspect
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -131,12 +132,18 @@ def step_of(optimizer: Any) -> Any:
     return thread.step
 
 
+_watched_classes: weakref.WeakSet[type] = weakref.WeakSet()
+
+
 def watch(method_name: str) -> None:
     """Let the running step decide what this method of Keras's optimizers does; with none running it does what it did.
 
     All classes that there are by now, as a subclass may have a method of its own, or from a mixin.
     """
     for optimizer_class in _and_subclasses(BaseOptimizer):
+        if optimizer_class in _watched_classes:
+            continue
+        _watched_classes.add(optimizer_class)
         for owner in optimizer_class.__mro__:
             method = vars(owner).get(method_name)
             if method is not None and not hasattr(method, "watched"):
