@@ -123,13 +123,13 @@ class _PureStep(Step):
         try:
             if self.asks(optimizer):
                 data = beginning(data, optimizer.ascent_fraction)
-            elif not getattr(optimizer, "ascent_needs_gradient", True):
+            elif self.begins_perturbed:
                 state = self.with_result(state, *optimizer.stateless_first_step(state[2], None, self.weights_in(state)))
             logs, state = self.run(state, data)
-            if not self.reached and hasattr(optimizer, "ascent_needs_gradient"):
+            if not self.reached and self.is_sam:
                 if not optimizer.has_stepped or isinstance(jax.tree.leaves(self.state)[0], jax.core.Tracer):
                     raise self.unreached()
-                self.restores = not optimizer.ascent_needs_gradient
+                self.restores = self.begins_perturbed
             if self.restores:
                 state = self.with_result(state, *optimizer.stateless_restore(state[2], self.weights_in(state)))
         finally:
@@ -185,10 +185,6 @@ class _PureStep(Step):
         return found, others, optimizer_variables, metrics
 
     # In the clean run.
-
-    def asks(self, optimizer: Any) -> bool:
-        """Whether the optimizer asks for a second gradient."""
-        return getattr(optimizer, "ascent_needs_gradient", False) and (self.climbs or optimizer is not self.optimizer)
 
     def apply(self, optimizer: Any, state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
         """The weights and the state of a SAM optimizer after its step, given the gradients at the weights."""

@@ -73,7 +73,7 @@ class InPlaceStep(Step):
 
     def begin(self) -> None:
         """Climb, if that needs no gradient."""
-        if getattr(self.optimizer, "ascent_needs_gradient", True) or not self.optimizer.built:
+        if not self.begins_perturbed or not self.optimizer.built:
             return
         self.keep_weights(self.optimizer)
         self.optimizer.first_step(None)
@@ -82,7 +82,7 @@ class InPlaceStep(Step):
         """Take a perturbation back that is there without the optimizer having been applied."""
         if self.may_pass_by:
             self.optimizer._descend()
-        elif hasattr(self.optimizer, "ascent_needs_gradient"):
+        elif self.begins_perturbed:
             self.optimizer.restore()
 
     def undo(self) -> None:
@@ -92,9 +92,9 @@ class InPlaceStep(Step):
                 memory.put_back()
             self.write(self.before.values())
             self.replay()
-        if hasattr(self.optimizer, "ascent_needs_gradient"):
+        if self.begins_perturbed:
             if self.recoverable():
-                self.optimizer.restore()  # if it climbs without a gradient: the others have come back
+                self.optimizer.restore()
             self.optimizer.forget()
 
     def keep(self, variables: Iterable[Any]) -> None:
@@ -129,10 +129,6 @@ class InPlaceStep(Step):
                 self.skippable = Snapshot(self.model.trainable_variables), scale
 
     # In the clean run.
-
-    def asks(self, optimizer: Any) -> bool:
-        """Whether the optimizer asks for a second gradient."""
-        return getattr(optimizer, "ascent_needs_gradient", False) and (self.climbs or optimizer is not self.optimizer)
 
     def apply(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Make the step of a SAM optimizer, given the gradients at the weights."""
@@ -222,7 +218,7 @@ class InPlaceStep(Step):
 
     def check_reached(self) -> None:
         """Refuse a step that trains past the model's SAM optimizer."""
-        if self.reached or not hasattr(self.optimizer, "ascent_needs_gradient"):
+        if self.reached or not self.is_sam:
             return
         if self.traced():
             raise self.unreached()

@@ -46,6 +46,8 @@ class Step(ABC):
     def __init__(self, model: Any, run: Callable[..., Any], data: Any, climbs: bool = True, part: Any = None) -> None:
         self.model, self.run, self.data, self.climbs, self.part = model, run, data, climbs, part
         self.optimizer = model.optimizer
+        self.is_sam = hasattr(self.optimizer, "ascent_needs_gradient")  # or only a second optimizer is
+        self.begins_perturbed = self.is_sam and not self.optimizer.ascent_needs_gradient
         self.calls: dict[int, int] = {}  # of each optimizer in the present run
         self.asked: tuple[int, int] | None = None  # in an asking run: the optimizer, and which of its calls
         self.applying: Any = None  # the optimizer whose `apply` is under way
@@ -65,6 +67,10 @@ class Step(ABC):
             self.applying = None
         self.applied(turn, optimizer, arguments, result)
         return result
+
+    def asks(self, optimizer: Any) -> bool:
+        """Whether the optimizer asks for a second gradient."""
+        return getattr(optimizer, "ascent_needs_gradient", False) and (self.climbs or optimizer is not self.optimizer)
 
     def check_options(self, optimizer: Any) -> None:
         """Refuse what only the model's own optimizer can do."""
