@@ -1,6 +1,6 @@
 """Sharpness-Aware Minimization (SAM) for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-from keras_sam.models import SAMModel, as_sam_model, sam_train_step
+from keras_sam.models import SAMModel, as_plain_model, as_sam_model, sam_train_step
 from keras_sam.optimizers import (
     ASAMOptimizer,
     FriendlySAMOptimizer,
@@ -26,6 +26,7 @@ __all__ = [
     "SAMOptimizer",
     "VaSSOOptimizer",
     "WSAMOptimizer",
+    "as_plain_model",
     "as_sam_model",
     "sam_train_step",
 ]

@@ -18,30 +18,41 @@ differentiate(loss)            its value, gradient and Hessian-vector product, a
 """
 
 import importlib
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
 _NAMES = ("jax", "tensorflow", "torch")
 
-if keras.backend.backend() not in _NAMES:
-    raise ImportError(
+can_train = keras.backend.backend() in _NAMES  # on others a model can be loaded and used
+
+
+def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raise what there is to say on a backend that knows no gradients."""
+    raise RuntimeError(
         f"keras_sam runs on the Keras backends {', '.join(_NAMES)}: set the environment variable KERAS_BACKEND, "
-        f"or `backend` in keras.json, to one of them. Received: {keras.backend.backend()!r}."
+        f"or `backend` in keras.json, to one of them. Received: {keras.backend.backend()!r}, on which a model can "
+        "be loaded and used, but neither trained nor measured."
     )
 
-_module = importlib.import_module(f"keras_sam.backend.{keras.backend.backend()}")
 
-synchronize = _module.synchronize
-values = _module.values
-assign = _module.assign
-cast = _module.cast
-share = _module.share
-global_norm = _module.global_norm
-select = _module.select
-weighted_sum = _module.weighted_sum
-displace = _module.displace
-replace = _module.replace
-sam_step = _module.sam_step
-differentiate = _module.differentiate
+_module = importlib.import_module(f"keras_sam.backend.{keras.backend.backend()}") if can_train else None
+
+
+def _of_backend(name: str) -> Any:
+    return getattr(_module, name) if can_train else refuse
+
+
+synchronize = _of_backend("synchronize")
+values = _of_backend("values")
+assign = _of_backend("assign")
+cast = _of_backend("cast")
+share = _of_backend("share")
+global_norm = _of_backend("global_norm")
+select = _of_backend("select")
+weighted_sum = _of_backend("weighted_sum")
+displace = _of_backend("displace")
+replace = _of_backend("replace")
+sam_step = _of_backend("sam_step")
+differentiate = _of_backend("differentiate")
 if_equal: Any = getattr(_module, "if_equal", None)

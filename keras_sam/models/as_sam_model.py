@@ -1,13 +1,12 @@
 """SAM for a model that exists already."""
 
-import functools
-import inspect
-import types
+import warnings
 from typing import Any
 
 import keras
 
 from keras_sam.models.sam_model import SAMModel
+from keras_sam.models.twin import functional_twin, is_functional, twin_of
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -18,6 +17,24 @@ class SAMFunctional(SAMModel, keras.Model):
 @keras.saving.register_keras_serializable(package="keras_sam")
 class SAMSequential(SAMModel, keras.Sequential):
     """A Sequential model that trains with SAM."""
+
+
+class Unnamed:
+    """A model whose class was made by `as_sam_model`, so that Keras will not find it when it loads a file."""
+
+    def get_compile_config(self) -> Any:
+        """What Keras writes of `compile` into a file; called for each file that has the model's class in it."""
+        name = type(self).__name__
+        if keras.saving.get_registered_object(keras.saving.get_registered_name(type(self))) is None:
+            plain = type(self).__mro__[type(self).__mro__.index(SAMModel) + 1].__name__
+            warnings.warn(
+                f"No file of {name} can be loaded, as `as_sam_model` has made this class. To hand the model on, save "
+                "`keras_sam.as_plain_model(model)`. To go on training from the file, declare "
+                f"`class {name}(keras_sam.SAMModel, {plain})` and make the model of that; or save and load its "
+                "weights, by `save_weights`.",
+                stacklevel=2,
+            )
+        return super().get_compile_config()  # type: ignore[misc]
 
 
 def as_sam_model(model: keras.Model) -> keras.Model:
@@ -51,42 +68,10 @@ def as_sam_model(model: keras.Model) -> keras.Model:
         return model
     if not isinstance(model, keras.Model):
         raise TypeError(f"`as_sam_model` takes a Keras model. Received: {model!r} of type {type(model).__name__}.")
-    if type(model).__name__ == "Functional" and type(model).__module__.startswith("keras."):
-        functional = SAMFunctional(model.input, model.output, name=model.name)
-        functional.dtype_policy = model.dtype_policy
-        return functional
-    return _sharing_state(SAMSequential if type(model) is keras.Sequential else _sam_class(type(model)), model)
+    if is_functional(type(model)):
+        return functional_twin(SAMFunctional, model)
+    return twin_of(SAMSequential if type(model) is keras.Sequential else _sam_class(type(model)), model)
 
 
 def _sam_class(model_class: Any) -> Any:
-    return type(f"SAM{model_class.__name__}", (SAMModel, model_class), {"__module__": model_class.__module__})
-
-
-def _sharing_state(cls: Any, model: keras.Model) -> keras.Model:
-    """An object of `cls` with the attributes of `model`, as its constructor may take anything."""
-    twin = cls.__new__(cls)
-    own = {name: value for name, value in vars(twin).items() if callable(value)}  # bound to the twin itself
-    vars(twin).update({name: _rebound(value, model, twin) for name, value in vars(model).items()} | own)
-    twin.compiled = False
-    twin.optimizer = None
-    return twin
-
-
-def _rebound(value: Any, model: keras.Model, twin: keras.Model) -> Any:
-    """A method of `model` that it keeps as an attribute, or among others in one, as a method of its twin."""
-    if inspect.ismethod(value) and value.__self__ is model:
-        own = getattr(twin, value.__name__, None)  # which lets the running step know the loss, if that is the method
-        same = inspect.ismethod(own) and inspect.unwrap(own.__func__) is value.__func__
-        return own if same else types.MethodType(value.__func__, twin)
-    if isinstance(value, functools.partial):
-        function, *arguments = (_rebound(each, model, twin) for each in (value.func, *value.args))
-        keywords = {name: _rebound(each, model, twin) for name, each in value.keywords.items()}
-        return functools.partial(function, *arguments, **keywords)
-    if isinstance(value, dict):
-        rebound: Any = {name: _rebound(each, model, twin) for name, each in value.items()}
-        return rebound if any(rebound[name] is not each for name, each in value.items()) else value
-    if isinstance(value, list) or type(value) is tuple:
-        rebound = [_rebound(each, model, twin) for each in value]
-        changed = any(new is not old for new, old in zip(rebound, value, strict=True))
-        return (rebound if isinstance(value, list) else tuple(rebound)) if changed else value
-    return value
+    return type(f"SAM{model_class.__name__}", (Unnamed, SAMModel, model_class), {"__module__": model_class.__module__})

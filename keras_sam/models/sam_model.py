@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_sam import backend
 from keras_sam.backend.running import thread
 from keras_sam.models.sharpness import SharpnessReading
 from keras_sam.models.train_step import sam_train_step
@@ -53,6 +54,9 @@ class SAMModel:
     log_sharpness: bool = True
     _sharpness: SharpnessReading | None = None
     _compiled_steps: dict[str, Any] | None = None
+
+    if not backend.can_train:
+        fit = train_on_batch = backend.refuse
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
