@@ -1,4 +1,4 @@
-"""The workflow calls sessions that exist, and all that a change must pass; minimums are those that are stated."""
+"""The workflows call sessions that exist, and all that a change must pass; minimums are those that are stated."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+WORKFLOW, WEEKLY = (yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text()) for name in ("ci", "weekly"))
 BACKENDS = ("tensorflow", "jax", "torch")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -36,9 +36,9 @@ def combinations(job):
         yield {f"${{{{ matrix.{name} }}}}": str(value) for name, value in zip(matrix, values, strict=True)}
 
 
-def called():
+def called(workflow):
     """The sessions that the workflow runs."""
-    for job in WORKFLOW["jobs"].values():
+    for job in workflow["jobs"].values():
         for values in combinations(job):
             for step in job["steps"]:
                 command = step.get("run", "")
@@ -48,11 +48,17 @@ def called():
 
 
 def test_the_workflow_runs_sessions_that_exist(sessions):
-    names = list(called())
+    names = list(called(WORKFLOW))
     assert len(names) == len(set(names)) + 3  # the tests run on two versions of Python
     assert set(names) <= set(sessions)
     parts = ("lint", "docs", "tests", "wheel", "minimums")
     assert set(names) == {name for name in sessions if name.split("(")[0] in parts}
+
+
+def test_the_weekly_workflow_runs_what_takes_long(sessions):
+    names = list(called(WEEKLY))
+    assert sorted(names) == sorted(f"{part}({backend})" for part in ("keras_suite", "clients") for backend in BACKENDS)
+    assert set(names) <= set(sessions)
 
 
 def test_supported_versions_of_python_are_those_that_the_workflow_runs():

@@ -1,6 +1,7 @@
 """Several devices and several processes equal one; the workers run in processes of their own, on loopback."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -128,16 +129,35 @@ def test_torch_ddp_family(run, algorithm):
 
 
 @pytest.mark.only("tensorflow")
-def test_interval_under_a_strategy_is_refused():
+@pytest.mark.parametrize(
+    ("algorithm", "options", "compile_options"),
+    [
+        ("LookSAMOptimizer", {}, {}),
+        ("SAMOptimizer", {"interval": 3}, {"steps_per_execution": 3}),  # of 20 steps, so that the last has two
+        ("SAMOptimizer", {"interval": 3}, {"run_eagerly": True}),
+    ],
+    indirect=["algorithm"],
+)
+def test_tensorflow_mirrored_steps_that_differ(run, algorithm, options, compile_options):
+    settings = {"OPTIONS": json.dumps(options), "COMPILE_OPTIONS": json.dumps(compile_options)}
+    (mirrored,) = run("tensorflow_devices.py", "fit", 2, **settings)
+    assert_same_training(mirrored, Result(on_one_device(**options)), tolerance=1e-5)
+    assert bool(mirrored["equal"])
+    assert int(mirrored["iterations"]) == 20
+
+
+@pytest.mark.only("tensorflow")
+def test_to_choose_within_a_replica_is_refused():
     import tensorflow as tf
 
     sys.path.insert(0, str(WORKERS))
     import problem
 
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
         model = problem.network(problem.optimizer(interval=2))
-    with pytest.raises(ValueError, match="`fit` takes no `interval` there"):
-        model.fit(*problem.data(), batch_size=16, verbose=0)
+    with pytest.raises(ValueError, match=r"cannot choose between steps within `strategy\.run`.*`single_step` in"):
+        strategy.run(model.train_step, args=(next(problem.batches()),))
 
 
 @pytest.mark.only("tensorflow")

@@ -12,6 +12,8 @@ displace(variables, slots, directions, length, finite)
                                move each variable along its direction, and keep what was added in its slot
 replace(variables, slots)      take it back
 sam_step(model, run, *args)    make a training step, of which `run` is the user's own: see `running.py`
+make_train_function(model, make, force)
+                               let Keras make the function that trains, with the choice between steps where it belongs
 if_equal(numbers, data, message)
                                the data, if the running graph finds the numbers equal; on TensorFlow only
 differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
@@ -54,5 +56,6 @@ weighted_sum = _of_backend("weighted_sum")
 displace = _of_backend("displace")
 replace = _of_backend("replace")
 sam_step = _of_backend("sam_step")
+make_train_function = _of_backend("make_train_function")
 differentiate = _of_backend("differentiate")
 if_equal: Any = getattr(_module, "if_equal", None)

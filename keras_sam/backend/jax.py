@@ -65,23 +65,71 @@ def sam_step(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tupl
     def single_pass(state: Any, data: Any) -> tuple[Any, Any]:
         return _undo_if_skipped(optimizer, state, _PureStep(model, run, data, state, climbs=False).carry_out())
 
-    step: Callable[..., tuple[Any, Any]] = climb_and_descend
     try:
-        if getattr(optimizer, "interval", 1) > 1:
-            climbs = optimizer.stateless_is_ascent_step(state[2])
-            if isinstance(climbs, jax.core.Tracer):
-                result: tuple[Any, Any] = jax.lax.cond(climbs, climb_and_descend, single_pass, state, data)
-                return result
-            step = climb_and_descend if climbs else single_pass
-            compiled = getattr(model, "_compiled_steps", None)
-            if compiled is not None:
-                if step.__name__ not in compiled:
-                    compiled[step.__name__] = jax.jit(step, donate_argnums=0)
-                step = compiled[step.__name__]
-        return step(state, data)
+        if getattr(optimizer, "interval", 1) == 1:
+            return climb_and_descend(state, data)
+        traced = isinstance(jax.tree.leaves(state)[0], jax.core.Tracer)
+        compiled = getattr(model, "_compiled_steps", None)
+        if compiled is not None and not traced:
+            result: tuple[Any, Any] = compiled.take(climb_and_descend, single_pass, state, data)
+            return result
+        climbs = optimizer.stateless_is_ascent_step(state[2])
+        if traced:
+            result = jax.lax.cond(climbs, climb_and_descend, single_pass, state, data)
+            return result
+        return (climb_and_descend if climbs else single_pass)(state, data)
     except BaseException:
         _keep(model, state)
         raise
+
+
+def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) -> None:
+    """Let Keras make the function that trains; where steps differ, one that chooses outside the compiled code.
+
+    XLA runs convolutions inside a condition many times slower on a CPU.
+    """
+    if getattr(model.optimizer, "interval", 1) == 1 or not model.jit_compile or model.run_eagerly:
+        make(force)
+        return
+    if getattr(model, "train_function", None) is None or force:
+        vars(model)["_compiled_steps"] = _CompiledSteps(model)
+    model.jit_compile = False
+    try:
+        make(force)
+    finally:
+        model.jit_compile = True
+
+
+class _CompiledSteps:
+    """A step that climbs and one that does not, both compiled, of which a count on the host chooses.
+
+    To read the count from what the last step returned would wait for the device. It is read once, from a state that
+    no step here has returned (at first, or after a file was loaded), and where a step may skip its update.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.optimizer = model.optimizer
+        # As Keras itself: for the weights to stay where they are.
+        distributed = keras.distribution.distribution() is not None
+        self.shardings = (None, model._get_state_sharding_spec()) if distributed else None
+        self.steps: dict[bool, Any] = {}
+        self.counted: dict[bool, int | None] = {}  # how far each of them counts, if that is known
+        self.returned: Any = None  # the count as the last step has returned it
+        self.count = 0  # and its value
+
+    def take(self, climb: Callable[..., Any], single: Callable[..., Any], state: Any, data: Any) -> Any:
+        """Make the step whose turn it is."""
+        variable = self.optimizer.inner_optimizer._iterations
+        place = next(i for i, each in enumerate(self.optimizer.variables) if each is variable)
+        count = self.count if state[2][place] is self.returned else int(state[2][place])
+        climbs = count // (self.optimizer.gradient_accumulation_steps or 1) % self.optimizer.interval == 0
+        if climbs not in self.steps:
+            step = climb if climbs else single
+            self.steps[climbs] = jax.jit(step, donate_argnums=0, out_shardings=self.shardings)
+        logs, state = self.steps[climbs](state, data)
+        counted = self.counted[climbs]
+        self.returned, self.count = (None, 0) if counted is None else (state[2][place], count + counted)
+        return logs, state
 
 
 def _parts(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
@@ -134,8 +182,16 @@ class _PureStep(Step):
                 state = self.with_result(state, *optimizer.stateless_restore(state[2], self.weights_in(state)))
         finally:
             thread.step = outer
+        if getattr(self.model, "_compiled_steps", None) is not None:
+            self.model._compiled_steps.counted[self.climbs] = self.counted()
         logs, own_metrics = self.with_sharpness(logs, state[3])
         return logs, (*state[:3], [*state[3], *own_metrics])
+
+    def counted(self) -> int | None:
+        """How far the optimizer has counted in this step; `None` if that depends on what is computed."""
+        places = [place for (key, _), (_, place) in self.results.items() if key == id(self.optimizer)]
+        sure = self.optimizer.loss_scaler is None and all(place == self.place for place in places)
+        return len(places) if sure else None
 
     def with_sharpness(self, logs: Any, metrics: Any) -> tuple[Any, list[Any]]:
         """The logs, and the variables of the sharpness, with what the two runs tell of it."""

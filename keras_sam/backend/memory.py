@@ -354,7 +354,9 @@ def sam_step(
         if getattr(optimizer, "interval", 1) == 1:
             logs = climb()
         else:
-            logs = choose(optimizer.is_ascent_step(), climb, lambda: one(data, climbs=False))
+            climbs = getattr(model, "_climbs", None)  # chosen already, outside of what several devices do
+            climbs = optimizer.is_ascent_step() if climbs is None else climbs
+            logs = choose(climbs, climb, lambda: one(data, climbs=False))
     except BaseException:
         for step in reversed(steps):
             step.undo()

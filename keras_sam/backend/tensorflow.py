@@ -1,8 +1,9 @@
 """TensorFlow: variables change in place, through the distribution strategy when there is one."""
 
 import contextlib
+import itertools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -94,6 +95,48 @@ def sam_step(model: Any, run: Callable[[Any], Any], data: Any) -> Any:
     memory.watch_assignments()
     run = getattr(run, "python_function", run)  # without a `tf.function` around it, as Keras compiles the whole
     return memory.sam_step(model, run, data, partial(_Step, _graph()), _for_each_part, _choose)
+
+
+def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) -> None:
+    """Let Keras make the function that trains; where steps differ on several devices, two that each do one thing.
+
+    Within a step the devices could not choose, as gradients cannot be summed in a branch.
+    """
+    with model.distribute_strategy.scope():
+        distributed = tf.distribute.has_strategy()
+    if getattr(model.optimizer, "interval", 1) == 1 or not distributed:
+        make(force)
+        return
+    if model.train_function is not None and not force:
+        return
+    functions = {}
+    for climbs in (True, False):
+        make(True)
+        functions[climbs] = model.train_function
+    model.train_function = partial(_train, model, functions)
+
+
+def _train(model: Any, functions: Mapping[bool, Callable[[Any], Any]], iterator: Any) -> Any:
+    """Make `steps_per_execution` steps, one by one, and return the logs of the last."""
+    logs = None
+    try:
+        for batch in itertools.islice(_batches(iterator), model.steps_per_execution):
+            vars(model)["_climbs"] = bool(model.optimizer.is_ascent_step())
+            logs = functions[model._climbs](iter([batch]))
+    finally:
+        vars(model)["_climbs"] = None
+    if logs is None:
+        raise StopIteration
+    return logs
+
+
+def _batches(iterator: Any) -> Iterator[Any]:
+    """The batches of an iterator; one over several devices gives empty ones at its end, if it is not asked first."""
+    if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+        yield from iterator
+        return
+    while (batch := iterator.get_next_as_optional()).has_value():
+        yield batch.get_value()
 
 
 def _graph() -> Any:
@@ -224,11 +267,12 @@ class _Post:
 
 
 def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    if isinstance(condition, bool):
+        return yes() if condition else no()
     if _in_distributed_replica():
         raise ValueError(
-            "TensorFlow cannot choose between steps under a distribution strategy: `fit` takes no `interval` there. "
-            "Save passes with `ascent_fraction` or `MSAMOptimizer`, or write a loop that chooses: `first_step` and "
-            "`second_step` in one `strategy.run`, `single_step` in another."
+            "TensorFlow cannot choose between steps within `strategy.run`. `fit` and `train_on_batch` choose outside; "
+            "so does a loop with `first_step` and `second_step` in one `strategy.run` and `single_step` in another."
         )
     return tf.cond(condition, yes, no)
 

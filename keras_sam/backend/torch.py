@@ -294,6 +294,11 @@ def _torch_optimizers_refused() -> Iterator[None]:
         handle.remove()
 
 
+def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) -> None:
+    """Let Keras make the function that trains, which runs the step in Python."""
+    make(force)
+
+
 def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if bool(condition) else no()
 

@@ -50,7 +50,7 @@ def as_plain_model(model: keras.Model) -> keras.Model:
     if is_functional(plain_class):
         return functional_twin(keras.Model, model)
     plain = twin_of(plain_class, model)
-    for name in ("_sharpness", "_compiled_steps"):
+    for name in ("_sharpness", "_compiled_steps", "_climbs"):
         vars(plain).pop(name, None)
     return plain
 

@@ -53,7 +53,8 @@ class SAMModel:
     optimizer: Any  # set by `compile`
     log_sharpness: bool = True
     _sharpness: SharpnessReading | None = None
-    _compiled_steps: dict[str, Any] | None = None
+    _compiled_steps: Any = None  # on JAX, where steps differ
+    _climbs: bool | None = None  # on several devices of TensorFlow, where steps differ
 
     if not backend.can_train:
         fit = train_on_batch = backend.refuse
@@ -76,23 +77,9 @@ class SAMModel:
         """Make one training step: the class's own, in which a SAM optimizer asks for a second gradient."""
         return sam_train_step(self, *args, train_step=super().train_step)  # type: ignore[misc]
 
-    def make_train_function(self, force: bool = False) -> Any:
-        """Make the function that trains; Keras calls this.
-
-        Where steps differ (`interval`), JAX chooses outside the compiled code, between two compiled steps: XLA runs
-        convolutions inside a condition many times slower on a CPU.
-        """
-        jit_compile: bool = self.jit_compile  # type: ignore[has-type]
-        differ = getattr(self.optimizer, "interval", 1) > 1 and keras.backend.backend() == "jax"
-        if not differ or not jit_compile or self.run_eagerly:  # type: ignore[attr-defined]
-            return super().make_train_function(force)  # type: ignore[misc]
-        if getattr(self, "train_function", None) is None or force:
-            vars(self)["_compiled_steps"] = {}
-        self.jit_compile = False
-        try:
-            return super().make_train_function(force)  # type: ignore[misc]
-        finally:
-            self.jit_compile = jit_compile
+    def make_train_function(self, force: bool = False) -> None:
+        """Make the function that trains; Keras calls this."""
+        backend.make_train_function(self, super().make_train_function, force)  # type: ignore[misc]
 
     # The sharpness is a metric of which the class itself sees nothing: neither its steps nor its `metrics`.
 

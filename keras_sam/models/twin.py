@@ -28,7 +28,8 @@ def functional_twin(model_class: Any, model: keras.Model) -> keras.Model:
     """A functional model of `model_class` with the graph of `model`."""
     twin = model_class(model.input, model.output, name=model.name)
     twin.dtype_policy = model.dtype_policy
-    twin._trainable = model._trainable  # the setter would set that of the layers too
+    for name in {"_trainable", "_distribute_strategy"} & vars(model).keys():  # a setter would change the layers too
+        vars(twin)[name] = vars(model)[name]
     return twin
 
 

@@ -1,5 +1,6 @@
 """What every worker trains: a small network with batches of sixteen, twenty steps at rho 0.3."""
 
+import json
 import os
 
 import keras
@@ -15,8 +16,9 @@ class Network(keras_sam.SAMModel, keras.Sequential):
 
 
 def optimizer(**options):
-    """SAM, or the class that the environment names."""
+    """SAM, or the class that the environment names, with the options that it has."""
     algorithm = getattr(keras_sam, os.environ.get("ALGORITHM", "SAMOptimizer"))
+    options |= json.loads(os.environ.get("OPTIONS", "{}"))
     return algorithm(keras.optimizers.SGD(0.1, momentum=0.9), rho=RHO, **options)
 
 
@@ -26,7 +28,7 @@ def network(optimizer=None):
         [keras.Input((6,)), keras.layers.Dense(8, activation="tanh", name="hidden"), keras.layers.Dense(4, name="out")]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer or "sgd", loss)
+    model.compile(optimizer or "sgd", loss, **json.loads(os.environ.get("COMPILE_OPTIONS", "{}")))
     return model
 
 
