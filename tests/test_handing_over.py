@@ -324,3 +324,34 @@ def test_files_that_can_be_loaded_are_not(tmp_path):
         twin.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predicted(loaded, "subclass"), predicted(twin, "subclass"), rtol=0, atol=1e-6)
+
+
+def test_a_clone_of_a_sequential_is_a_plain_one_that_says_what_it_needs():
+    model, _ = trained("sequential", "declared")
+    clone = keras.models.clone_model(model)
+    assert type(clone) is keras.Sequential
+    with pytest.raises(RuntimeError, match=r"as_sam_model\(model\)"):
+        clone.fit(X, Y, verbose=0)
+    assert type(keras.models.clone_model(trained("functional", "twin")[0])) is type(trained("functional", "twin")[0])
+
+
+# Exports of the forward pass.
+
+
+@pytest.mark.only("tensorflow", "torch")
+@pytest.mark.filterwarnings("ignore")
+def test_an_export_is_that_of_a_plain_model(tmp_path):
+    model, _ = trained("sequential", "twin")
+    expected = predicted(model, "sequential")[:1]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        model.export(tmp_path / "model.pt2", format="torch", verbose=False)
+        found = torch.export.load(tmp_path / "model.pt2").module()(torch.tensor(X[:1])).detach().numpy()
+    else:
+        import tensorflow as tf
+
+        model.export(tmp_path / "saved", verbose=False)
+        loaded = tf.saved_model.load(tmp_path / "saved")
+        found = loaded.serve(X[:1]).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

@@ -129,7 +129,8 @@ def test_several_steps_an_execution(steps):
 
 
 @pytest.mark.only("jax")
-def test_steps_that_may_skip_their_update_are_counted_as_they_are():
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_steps_that_may_skip_their_update_are_counted_as_they_are(accumulated):
     import jax
 
     class Skips(keras.Sequential):
@@ -155,7 +156,8 @@ def test_steps_that_may_skip_their_update_are_counted_as_they_are():
         pass
 
     assert 2 < np.sum(X[::8, 0] <= 0.3) < 8
-    models = [make(model_class=SAMSkips, run_eagerly=eager) for eager in (False, True)]
+    base = lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=accumulated)  # noqa: E731
+    models = [make(base, model_class=SAMSkips, run_eagerly=eager) for eager in (False, True)]
     for model in models:
         model.fit(X, Y, epochs=2, **ROOM)
     for a, b in zip(*(model.get_weights() for model in models), strict=True):

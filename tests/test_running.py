@@ -221,17 +221,17 @@ def test_raw_variables_of_tensorflow(algorithm, quick_mode):
     class Recipe(own_steps.Regression):
         def __init__(self):
             super().__init__()
-            self.batches = tf.Variable(0, trainable=False)
+            self.counters = {"batches": tf.Variable(0, trainable=False)}
             self.sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.network.trainable_variables]
 
         def train_step(self, data):
-            self.batches.assign_add(1)
+            self.counters["batches"].assign_add(1)
             x, y = data
             with tf.GradientTape() as tape:
                 loss = self.loss_of(x, y)
             for total, gradient in zip(self.sums, tape.gradient(loss, self.trainable_variables), strict=True):
                 total.assign_add(gradient / 2)
-            tf.cond(self.batches % 2 == 0, self.apply_sums, lambda: None)
+            tf.cond(self.counters["batches"] % 2 == 0, self.apply_sums, lambda: None)
             return {"objective": loss}
 
         def apply_sums(self):
@@ -249,6 +249,30 @@ def test_raw_variables_of_tensorflow(algorithm, quick_mode):
             model = trained(sam_of(cls)(), keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 4, **quick_mode)
             found.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
         np.testing.assert_allclose(*found, atol=1e-6)
+
+
+def test_what_python_alone_knows_of_is_counted_in_both_runs():
+    elsewhere = []
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        elsewhere.append(tf.Variable(0.0))
+
+    class Counting(own_steps.Regression):
+        def __init__(self):
+            super().__init__()
+            self.runs, self.tensor = 0, ops.zeros(())
+
+        def step(self, batch):
+            self.runs += 1
+            self.tensor = self.tensor + 1.0
+            for variable in elsewhere:
+                variable.assign_add(1.0)
+            return super().step(batch)
+
+    model = trained(sam_of(Counting)(), keras_sam.SAMOptimizer(SGD(0.1), rho=0.5), 4, run_eagerly=True)
+    assert model.runs == int(model.tensor) == 8
+    assert all(int(variable) == 8 for variable in elsewhere)
 
 
 # Methods that a model keeps.

@@ -119,8 +119,7 @@ class _CompiledSteps:
 
     def take(self, climb: Callable[..., Any], single: Callable[..., Any], state: Any, data: Any) -> Any:
         """Make the step whose turn it is."""
-        variable = self.optimizer.inner_optimizer._iterations
-        place = next(i for i, each in enumerate(self.optimizer.variables) if each is variable)
+        place = _place_of_count(self.optimizer)
         count = self.count if state[2][place] is self.returned else int(state[2][place])
         climbs = count // (self.optimizer.gradient_accumulation_steps or 1) % self.optimizer.interval == 0
         if climbs not in self.steps:
@@ -316,7 +315,7 @@ class _PureStep(Step):
                 new_weights[i] = ops.cast(gradient, weights[i].dtype)
             else:
                 new_state[places[id(slot)]] = ops.cast(gradient, slot.dtype)
-        new_state[places[id(optimizer.iterations)]] += 1
+        new_state[_place_of_count(optimizer)] += 1
         return new_weights, new_state
 
     def posted(self, optimizer: Any, after: Any) -> tuple[Any, Any]:
@@ -335,7 +334,7 @@ class _PureStep(Step):
                 self.present, self.dtypes, optimizer.perturbations, weights, strict=True
             )
         ]
-        count = places[id(optimizer.iterations)]
+        count = _place_of_count(optimizer)
         return found, state[count] != self.state[2][count]
 
     def stand_still(self, turn: tuple[int, int], state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
@@ -352,6 +351,11 @@ class _PureStep(Step):
         if self.perturbed is not None and turn == self.perturbed[0]:
             new_weights = self.perturbed[1]
         return new_weights, new_state
+
+
+def _place_of_count(optimizer: Any) -> int:
+    """Where among an optimizer's variables the count of its calls stands, of which `iterations` may be a part."""
+    return next(i for i, v in enumerate(optimizer.variables) if v is optimizer.inner_optimizer._iterations)
 
 
 def _trace() -> Any:

@@ -205,10 +205,14 @@ class _Step(memory.InPlaceStep):
 
 
 def _raw_variables(model: Any) -> list[Any]:
-    """Variables of TensorFlow's own that the model or a layer keeps as attributes, alone or in a list."""
-    kept = [value for layer in model._flatten_layers() for value in vars(layer).values()]
-    each = [item for value in kept for item in (value if isinstance(value, (list, tuple)) else [value])]
-    return [item for item in each if isinstance(item, tf.Variable)]
+    """Variables of TensorFlow's own that the model or a layer keeps as attributes, alone or in a list or a dict."""
+    found = []
+    for layer in model._flatten_layers():
+        for value in vars(layer).values():
+            value = list(value.values()) if isinstance(value, dict) else value
+            items = value if isinstance(value, (list, tuple)) else [value]
+            found += [item for item in items if isinstance(item, tf.Variable)]
+    return found
 
 
 def _is_branch(graph: Any, of: Any) -> bool:
