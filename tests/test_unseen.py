@@ -116,6 +116,9 @@ def test_methods_keep_the_signatures_of_the_class():
         def compute_metrics(self, x, y, y_pred=None, sample_weight=None, stage="training"):
             return super().compute_metrics(x, y, self(x) if y_pred is None else y_pred, sample_weight)
 
+        def make_train_function(self):
+            return super().make_train_function()
+
     x, y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
     found = []
     for optimizer in ("sgd", keras_sam.SAMOptimizer("sgd", rho=0.0)):

@@ -83,19 +83,19 @@ def sam_step(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tupl
         raise
 
 
-def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) -> None:
+def make_train_function(model: Any, make: Callable[[], Any], force: bool) -> None:
     """Let Keras make the function that trains; where steps differ, one that chooses outside the compiled code.
 
     XLA runs convolutions inside a condition many times slower on a CPU.
     """
     if getattr(model.optimizer, "interval", 1) == 1 or not model.jit_compile or model.run_eagerly:
-        make(force)
+        make()
         return
     if getattr(model, "train_function", None) is None or force:
         vars(model)["_compiled_steps"] = _CompiledSteps(model)
     model.jit_compile = False
     try:
-        make(force)
+        make()
     finally:
         model.jit_compile = True
 

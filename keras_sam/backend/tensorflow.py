@@ -97,7 +97,7 @@ def sam_step(model: Any, run: Callable[[Any], Any], data: Any) -> Any:
     return memory.sam_step(model, run, data, partial(_Step, _graph()), _for_each_part, _choose)
 
 
-def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) -> None:
+def make_train_function(model: Any, make: Callable[[], Any], force: bool) -> None:
     """Let Keras make the function that trains; where steps differ on several devices, two that each do one thing.
 
     Within a step the devices could not choose, as gradients cannot be summed in a branch.
@@ -105,13 +105,14 @@ def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) ->
     with model.distribute_strategy.scope():
         distributed = tf.distribute.has_strategy()
     if getattr(model.optimizer, "interval", 1) == 1 or not distributed:
-        make(force)
+        make()
         return
     if model.train_function is not None and not force:
         return
     functions = {}
     for climbs in (True, False):
-        make(True)
+        model.train_function = None
+        make()
         functions[climbs] = model.train_function
     model.train_function = partial(_train, model, functions)
 

@@ -294,9 +294,9 @@ def _torch_optimizers_refused() -> Iterator[None]:
         handle.remove()
 
 
-def make_train_function(model: Any, make: Callable[[bool], Any], force: bool) -> None:
+def make_train_function(model: Any, make: Callable[[], Any], force: bool) -> None:
     """Let Keras make the function that trains, which runs the step in Python."""
-    make(force)
+    make()
 
 
 def _choose(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

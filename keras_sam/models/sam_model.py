@@ -79,7 +79,8 @@ class SAMModel:
 
     def make_train_function(self, force: bool = False) -> None:
         """Make the function that trains; Keras calls this."""
-        backend.make_train_function(self, super().make_train_function, force)  # type: ignore[misc]
+        make = super().make_train_function  # type: ignore[misc]
+        backend.make_train_function(self, functools.partial(make, True) if force else make, force)
 
     # The sharpness is a metric of which the class itself sees nothing: neither its steps nor its `metrics`.
 
