@@ -1,5 +1,6 @@
 """Sessions that test, check, build and show the project; `nox -l` lists them."""
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -107,6 +108,47 @@ def minimums(session: nox.Session, backend: str) -> None:
     core = [f"tests/test_{name}.py" for name in ("sam", "sam_model", "saving", "mixed_precision", "plots")]
     # Old packages call what newer ones beside them have deprecated since.
     session.run("pytest", "-W", "ignore::DeprecationWarning", *(session.posargs or core))
+
+
+@nox.session
+@on_each_backend
+def keras_suite(session: nox.Session, backend: str) -> None:
+    """Keras's own tests with SAM in front, on one backend; the package brings them along.
+
+    What follows `--` is for pytest: modules with tests, or `--plain` to run them without SAM.
+    """
+    everything = itertools.chain(*BACKENDS.values())  # the tests import all three
+    session.install("-e", ".", *everything, *nox.project.dependency_groups(PYPROJECT, "test", "keras-suite"))
+    environment(session, backend)
+    suite = Path("tests/keras_suite").resolve()
+    packages = ("trainers.trainer_test", "trainers.compile_utils_test", "trainers.epoch_iterator_test")
+    packages += ("models", "callbacks", "saving", "optimizers")
+    modules = [f"keras.src.{name}" for name in packages]
+    chosen = any(argument.startswith("keras.src.") for argument in session.posargs)
+    side_by_side = ["--numprocesses=auto", "--maxprocesses=4"]
+    session.run("pytest", "--override-ini=addopts=", "-ra", str(suite / "test_custom_fit.py"))
+    session.run(
+        *("pytest", "-c", str(suite / "keras.ini"), "-p", "plugin", "-ra", *side_by_side, "--durations=10"),
+        *("--pyargs", *([] if chosen else modules), *session.posargs),
+        env={"PYTHONPATH": str(suite)},
+    )
+
+
+@nox.session
+@on_each_backend
+def clients(session: nox.Session, backend: str) -> None:
+    """That other packages of the Keras world work with SAM, on one backend and without the others.
+
+    KerasHub asks for TensorFlow on every backend, for texts; it is installed without what it asks for, and with what
+    the rest of it imports.
+    """
+    more = ["tensorboard"] if backend == "tensorflow" else []  # for KerasTuner, which does not ask for it
+    groups = nox.project.dependency_groups(PYPROJECT, "test", "clients")
+    session.install("-e", ".", *BACKENDS[backend], *more, *groups)
+    session.install("--no-deps", *nox.project.dependency_groups(PYPROJECT, "clients-alone"))
+    environment(session, backend)
+    # What pyproject.toml adds leaves these tests out, and makes errors of the other packages' own warnings.
+    session.run("pytest", "--override-ini=addopts=", "-ra", "-W", "default", *(session.posargs or ["tests/clients"]))
 
 
 @nox.session

@@ -387,3 +387,45 @@ def test_the_first_step_draws_nothing_from_pythons_generator():
         model.fit(*own_steps.data(8), shuffle=False, verbose=0)
         drawn.append(random.random())
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_a_model_without_trainable_weights_trains_as_without_sam(quick_mode):
+    plain = keras.Sequential([keras.Input((2,)), Dense(1, trainable=False)])
+    model = keras_sam.as_sam_model(plain)
+    x, y = np.ones((8, 2)), np.zeros((8, 1))
+    for each, optimizer in ((plain, "sgd"), (model, keras_sam.SAMOptimizer("sgd"))):
+        each.compile(optimizer, "mse", **quick_mode)
+    found, expected = (each.fit(x, y, verbose=0).history["loss"] for each in (model, plain))
+    assert found == pytest.approx(expected)
+
+
+def test_a_state_tree_has_the_whole_optimizer():
+    """Which Keras puts together by the paths of the variables, however these came to be built."""
+    inputs = keras.Input((3,))
+    model = keras_sam.as_sam_model(keras.Model(inputs, Dense(2)(inputs)))
+    model.compile(keras_sam.GSAMOptimizer(keras.optimizers.Adam(0.1)), "mse")
+    model.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0)
+    paths = [variable.path for variable in model.optimizer.variables]
+    assert len(set(paths)) == len(paths)
+    again = type(model).from_config(model.get_config())
+    again.compile_from_config(model.get_compile_config())
+    again.set_state_tree(model.get_state_tree())
+    pairs = list(zip(model.optimizer.variables, again.optimizer.variables, strict=True))
+    for variable, other in pairs:
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (variable, other)))
+    assert sum(ops.convert_to_numpy(variable).any() for variable, _ in pairs) == len(pairs)
+
+
+def test_gradients_may_be_arrays_where_the_base_optimizer_takes_them():
+    found = []
+    for wrap in (lambda base: base, lambda base: keras_sam.SAMOptimizer(base, rho=0.0)):
+        variable, gradient = keras.Variable([1.0, 2.0]), np.ones(2, "float32")
+        optimizer = wrap(keras.optimizers.Adafactor(0.1))
+        if isinstance(optimizer, keras_sam.SAMOptimizer):
+            optimizer.first_step([gradient], [variable])
+            optimizer.second_step([gradient], [variable])
+        else:
+            optimizer.apply([gradient], [variable])
+        found.append(ops.convert_to_numpy(variable))
+    np.testing.assert_array_equal(*found)

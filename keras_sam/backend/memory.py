@@ -218,7 +218,7 @@ class InPlaceStep(Step):
 
     def check_reached(self) -> None:
         """Refuse a step that trains past the model's SAM optimizer."""
-        if self.reached or not self.is_sam:
+        if self.reached or not self.is_sam or not self.model.trainable_variables:
             return
         if self.traced():
             raise self.unreached()

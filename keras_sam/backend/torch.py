@@ -16,8 +16,8 @@ from keras_sam.backend.running import thread, watch
 
 
 def synchronize(gradients: Sequence[Any]) -> list[Any]:
-    """The gradients, detached."""
-    return [None if g is None else g.detach() for g in gradients]
+    """The gradients as tensors, detached."""
+    return [None if g is None else torch.as_tensor(g).detach() for g in gradients]
 
 
 def values(variables: Sequence[Any]) -> list[Any]:

@@ -188,7 +188,6 @@ class Steps:
                 f"Received: {len(gradients)} gradients for {len(variables)} variables."
             )
         if not self.built:
-            with keras.name_scope(self.name):
-                self.build(variables)
+            self.build(variables)
         self._check_variables_are_known(variables)
         return variables

@@ -52,8 +52,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             return
         variables = list(variables)
         if not self.base_optimizer.built:
-            with keras.name_scope(self.base_optimizer.name):
-                self.base_optimizer.build(variables)
+            self.base_optimizer.build(variables)
         # Not `super().build`: it would create the averages and accumulators that the base optimizer has already.
         self._trainable_variables.extend(variables)
         self._trainable_variables_indices.update({self._var_key(v): i for i, v in enumerate(variables)})
