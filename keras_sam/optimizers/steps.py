@@ -4,7 +4,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_sam import backend
