@@ -367,6 +367,25 @@ def test_a_step_that_hands_nothing_to_the_optimizer_is_refused(cls, algorithm, q
 # A step that fails.
 
 
+@pytest.mark.only("jax")  # where `fit` takes the weights out of the model
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()], ids=["exception", "interrupt"])
+def test_a_model_has_its_weights_if_its_step_cannot_be_traced(error, interval):
+    failing = Fragile(error)
+    model = SAMSequential([keras.Input((5,)), failing, keras.layers.Dense(2)])
+    model.compile(keras_sam.SAMOptimizer(SGD(0.1, momentum=0.9), interval=interval), "mse")
+    before = weights_of(model)
+    failing.countdown = 1
+    x, y = own_steps.data(8)
+    with pytest.raises(type(error)):
+        model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(weights_of(model), before)
+    assert int(model.optimizer.iterations) == 0
+    failing.countdown = -1
+    model.fit(x, y, verbose=0)
+    assert int(model.optimizer.iterations) == 1
+
+
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()], ids=["exception", "interrupt"])
 @pytest.mark.parametrize("run", [1, 2, 3])
 @pytest.mark.parametrize("name", REMEMBERING)

@@ -88,16 +88,32 @@ def make_train_function(model: Any, make: Callable[[], Any], force: bool) -> Non
 
     XLA runs convolutions inside a condition many times slower on a CPU.
     """
+    before = getattr(model, "train_function", None)
     if getattr(model.optimizer, "interval", 1) == 1 or not model.jit_compile or model.run_eagerly:
         make()
-        return
-    if getattr(model, "train_function", None) is None or force:
-        vars(model)["_compiled_steps"] = _CompiledSteps(model)
-    model.jit_compile = False
-    try:
-        make()
-    finally:
-        model.jit_compile = True
+    else:
+        if before is None or force:
+            vars(model)["_compiled_steps"] = _CompiledSteps(model)
+        model.jit_compile = False
+        try:
+            make()
+        finally:
+            model.jit_compile = True
+    if model.train_function is not before:
+        model.train_function = _recoverable(model, model.train_function)
+
+
+def _recoverable(model: Any, train: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, after which a model has its state again if a step could not be traced."""
+
+    def recoverable(state: Any, iterator: Any) -> Any:
+        try:
+            return train(state, iterator)
+        except BaseException:
+            _keep(model, state)
+            raise
+
+    return recoverable
 
 
 class _CompiledSteps:
@@ -407,7 +423,7 @@ def _undo_if_skipped(optimizer: Any, before: Any, result: tuple[Any, Any]) -> tu
 def _keep(model: Any, state: Any) -> None:
     """Hand the state before the step back to `fit`, which has emptied the variables and would lose it.
 
-    Only in eager mode: in a compiled step the state is a tracer, or was donated to the computation.
+    Unless a compiled step has failed while it ran, to which the state was donated; where it is traced it is a tracer.
     """
     emptied = any(v._value is None for v in model.trainable_variables)
     lost = any(
