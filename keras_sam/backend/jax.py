@@ -371,7 +371,8 @@ class _PureStep(Step):
 
 def _place_of_count(optimizer: Any) -> int:
     """Where among an optimizer's variables the count of its calls stands, of which `iterations` may be a part."""
-    return next(i for i, v in enumerate(optimizer.variables) if v is optimizer.inner_optimizer._iterations)
+    (place,) = [i for i, v in enumerate(optimizer.variables) if v is optimizer.inner_optimizer._iterations]
+    return place
 
 
 def _trace() -> Any:
