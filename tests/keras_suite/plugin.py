@@ -52,8 +52,8 @@ def pytest_collection_modifyitems(config, items):
             for item in found:
                 if kind == "logs" and not plain:
                     item.stash[WITHOUT_SHARPNESS] = True
-                if kind in ("keras", "flaky") or (kind == "sam" and not plain):
-                    item.add_marker(pytest.mark.xfail(reason=entry["reason"], strict=kind != "flaky"))
+                if kind == "keras" or (kind == "sam" and not plain):
+                    item.add_marker(pytest.mark.xfail(reason=entry["reason"], strict=True))
 
 
 def path_of(item):
