@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import NOTHING
 
 import keras_sam
 
@@ -63,17 +64,17 @@ def assert_trains_alike(model, twin, classification, tolerance=1e-6, **fit_optio
     "base", [name for name in BASES if name not in ("adam", "clipnorm", "momentum")]
 )  # those are below
 def test_zero_radius_is_the_base_optimizer(noisy_network, classification, base):
-    model = noisy_network(keras_sam.SAMOptimizer(BASES[base](), rho=0.0))
+    model = noisy_network(keras_sam.SAMOptimizer(BASES[base](), rho=NOTHING))
     assert_trains_alike(model, plain_twin(model, BASES[base]()), classification)
 
 
 def test_zero_radius_in_each_mode(noisy_network, classification, quick_mode):
-    model = noisy_network(keras_sam.SAMOptimizer(BASES["momentum"](), rho=0.0), **quick_mode)
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["momentum"](), rho=NOTHING), **quick_mode)
     assert_trains_alike(model, plain_twin(model, BASES["momentum"](), **quick_mode), classification, epochs=1)
 
 
 def test_zero_radius_with_validation(noisy_network, classification):
-    model = noisy_network(keras_sam.SAMOptimizer(BASES["adam"](), rho=0.0))
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["adam"](), rho=NOTHING))
     twin = plain_twin(model, BASES["adam"]())
     assert_trains_alike(model, twin, classification, validation_data=classification)
 
@@ -87,7 +88,7 @@ def test_zero_radius_with_a_stateful_layer():
     twin = keras.Model(inputs, keras.layers.Dense(1)(recurrent(inputs)))
     start, found = twin.get_weights(), []
     for model, optimizer in (
-        (keras_sam.as_sam_model(twin), keras_sam.SAMOptimizer(BASES["momentum"](), rho=0.0)),
+        (keras_sam.as_sam_model(twin), keras_sam.SAMOptimizer(BASES["momentum"](), rho=NOTHING)),
         (twin, BASES["momentum"]()),
     ):
         model.set_weights(start)
@@ -100,7 +101,7 @@ def test_zero_radius_with_a_stateful_layer():
 
 
 def test_zero_radius_applies_the_weight_constraints(noisy_network, classification):
-    model = noisy_network(keras_sam.SAMOptimizer(BASES["clipnorm"](), rho=0.0, adaptive=True))
+    model = noisy_network(keras_sam.SAMOptimizer(BASES["clipnorm"](), rho=NOTHING, adaptive=True))
     twin = plain_twin(model, BASES["clipnorm"]())
     for either in (model, twin):
         either.layers[0].kernel.constraint = keras.constraints.MaxNorm(0.7)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from conftest import SAMSequential, weights_of
+from conftest import NOTHING, SAMSequential, weights_of
 from keras import ops
 
 import keras_sam
@@ -24,9 +24,10 @@ def train(model, batches):
 
 
 # LookSAM is not among them: at rho = 0 both gradients are the same, and its direction between them is not defined.
+@pytest.mark.parametrize("rho", [0.0, NOTHING])  # in one run of each step, and in two
 @pytest.mark.parametrize("name", [name for name in family.REGISTRY if name != "looksam"])
-def test_zero_radius_is_the_base_run(two_layer, batches, name):
-    model, plain = two_layer(family.make(name, rho=0.0)), two_layer(SGD(0.1, momentum=0.9))
+def test_zero_radius_is_the_base_run(two_layer, batches, name, rho):
+    model, plain = two_layer(family.make(name, rho=rho)), two_layer(SGD(0.1, momentum=0.9))
     np.testing.assert_allclose(train(model, batches), train(plain, batches), atol=1e-6)
     for a, b in zip(model.optimizer.base_optimizer.variables, plain.optimizer.variables, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), atol=1e-6)

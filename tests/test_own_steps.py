@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import own_steps
 import pytest
-from conftest import COMPILED_ELSEWHERE, MODES
+from conftest import COMPILED_ELSEWHERE, MODES, NOTHING
 from keras import ops
 
 import keras_sam
@@ -60,7 +60,7 @@ def fit(model, steps=6):
 @pytest.mark.parametrize("name", STEPS)
 def test_zero_radius_is_the_plain_step(name, algorithm, mode):
     plain = make(name, **MODES[mode])
-    model = make(name, ALGORITHMS[algorithm](SGD(RATE), rho=0.0), **MODES[mode])
+    model = make(name, ALGORITHMS[algorithm](SGD(RATE), rho=NOTHING), **MODES[mode])
     expected, found = fit(plain), fit(model)
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-6)
@@ -71,7 +71,7 @@ def test_zero_radius_is_the_plain_step(name, algorithm, mode):
 def test_zero_radius_is_the_plain_step_compiled():
     plain, model = (
         make("gan", jit_compile=True),
-        make("gan", keras_sam.SAMOptimizer(SGD(RATE), rho=0.0), jit_compile=True),
+        make("gan", keras_sam.SAMOptimizer(SGD(RATE), rho=NOTHING), jit_compile=True),
     )
     fit(plain), fit(model)
     assert_same(values(model), values(plain), 1e-5)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import own_steps
 import pytest
-from conftest import MODES, Fragile, SAMSequential, weights_of
+from conftest import MODES, NOTHING, Fragile, SAMSequential, weights_of
 from keras import ops
 from own_steps import plain_and_sam, sam_of, trained
 
@@ -116,7 +116,7 @@ class Counting(keras.layers.Layer):
 @three
 def test_variables_that_the_model_does_not_have_move_once(algorithm, mode):
     found = []
-    for optimizer in (SGD(0.1), ALGORITHMS[algorithm](SGD(0.1), rho=0.0)):
+    for optimizer in (SGD(0.1), ALGORITHMS[algorithm](SGD(0.1), rho=NOTHING)):
         keras.utils.set_random_seed(0)
         counting, loss = Counting(), AveragingLoss()
         model = SAMSequential([keras.Input((5,)), counting, Dense(2)])
@@ -239,7 +239,7 @@ def test_raw_variables_of_tensorflow(algorithm, quick_mode):
             for total in self.sums:
                 total.assign(tf.zeros_like(total))
 
-    plain, sam = plain_and_sam(Recipe, ALGORITHMS[algorithm](SGD(0.1), rho=0.0), steps=4, **quick_mode)
+    plain, sam = plain_and_sam(Recipe, ALGORITHMS[algorithm](SGD(0.1), rho=NOTHING), steps=4, **quick_mode)
     for a, b in zip(plain, sam, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     if algorithm == "sam":
@@ -463,6 +463,6 @@ def test_no_handler_of_the_users_stops_the_asking_run():
             except Exception:
                 raise AssertionError("the end of the asking run was caught") from None
 
-    plain, sam = plain_and_sam(Careful, keras_sam.SAMOptimizer(SGD(0.1), rho=0.0))
+    plain, sam = plain_and_sam(Careful, keras_sam.SAMOptimizer(SGD(0.1), rho=NOTHING))
     for a, b in zip(plain, sam, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

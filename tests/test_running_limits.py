@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import own_steps
 import pytest
-from conftest import weights_of
+from conftest import NOTHING, weights_of
 from keras import ops
 from own_steps import plain_and_sam, sam_of, trained
 
@@ -25,7 +25,7 @@ class TwoTimes(own_steps.Regression):
 
 
 def test_an_optimizer_that_is_applied_twice_asks_each_time(quick_mode):
-    plain, sam = plain_and_sam(TwoTimes, keras_sam.SAMOptimizer(SGD(0.1), rho=0.0), **quick_mode)
+    plain, sam = plain_and_sam(TwoTimes, keras_sam.SAMOptimizer(SGD(0.1), rho=NOTHING), **quick_mode)
     for a, b in zip(plain, sam, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     x, y = own_steps.data(8)
@@ -55,7 +55,7 @@ def test_what_only_the_models_own_optimizer_can_do(critic_optimizer):
 def test_sam_of_a_second_optimizer_alone(quick_mode):
     """The model is compiled with a plain optimizer, and the critic has SAM."""
     found = []
-    for critic_optimizer in (SGD(0.1), keras_sam.SAMOptimizer(SGD(0.1), rho=0.0)):
+    for critic_optimizer in (SGD(0.1), keras_sam.SAMOptimizer(SGD(0.1), rho=NOTHING)):
         keras.utils.set_random_seed(0)
         cls = own_steps.GAN if type(critic_optimizer) is type(SGD()) else sam_of(own_steps.GAN)
         model = trained(cls(critic_optimizer), SGD(0.1), **quick_mode)
@@ -84,7 +84,7 @@ def test_a_step_in_a_tf_function_is_the_step(quick_mode):
         def train_step(self, data):
             return super().train_step(data)
 
-    plain, sam = plain_and_sam(Decorated, keras_sam.SAMOptimizer(SGD(0.1), rho=0.0), **quick_mode)
+    plain, sam = plain_and_sam(Decorated, keras_sam.SAMOptimizer(SGD(0.1), rho=NOTHING), **quick_mode)
     for a, b in zip(plain, sam, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse
-from conftest import SAMFunctional, SAMSequential, weights_of
+from conftest import NOTHING, SAMFunctional, SAMSequential, weights_of
 from keras import ops
 
 import keras_sam
@@ -59,7 +59,7 @@ def test_one_split_is_none(two_layer, batches):
 
 
 def test_with_rho_zero_is_the_base_run(two_layer, batches):
-    split, plain = two_layer(sam(4, rho=0.0)), two_layer(keras.optimizers.SGD(0.1, momentum=0.9))
+    split, plain = two_layer(sam(4, rho=NOTHING)), two_layer(keras.optimizers.SGD(0.1, momentum=0.9))
     for x, y in batches:
         losses = [model.train_on_batch(x, y) for model in (split, plain)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-6)
@@ -83,7 +83,7 @@ def test_nested_inputs_sample_weights_and_batch_norm(mode):
 
 def test_sample_weights_split_with_the_samples(two_layer, batches):
     weight = np.linspace(0.1, 2.0, 16).astype("float32")
-    split, plain = two_layer(sam(4, rho=0.0)), two_layer(keras.optimizers.SGD(0.1, momentum=0.9))
+    split, plain = two_layer(sam(4, rho=NOTHING)), two_layer(keras.optimizers.SGD(0.1, momentum=0.9))
     for model in (split, plain):
         for x, y in batches:
             model.train_on_batch(x, y, sample_weight=weight)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import own_steps
 import pytest
-from conftest import SAMSequential, weights_of
+from conftest import NOTHING, SAMSequential, weights_of
 from keras import ops
 
 import keras_sam
@@ -80,7 +80,7 @@ class SAMNames(keras_sam.SAMModel, Names):
 @pytest.mark.parametrize(("plain", "with_sam"), [(Walks, SAMWalks), (Names, SAMNames)])
 def test_a_step_sees_the_metrics_that_it_would_see_without(plain, with_sam, quick_mode):
     histories = {}
-    for cls, optimizer in ((plain, SGD(0.1)), (with_sam, sam(0.0, SGD(0.1))), (with_sam, sam(0.5, SGD(0.1)))):
+    for cls, optimizer in ((plain, SGD(0.1)), (with_sam, sam(NOTHING, SGD(0.1))), (with_sam, sam(0.5, SGD(0.1)))):
         keras.utils.set_random_seed(0)
         model = cls()
         metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
@@ -121,7 +121,7 @@ def test_methods_keep_the_signatures_of_the_class():
 
     x, y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
     found = []
-    for optimizer in ("sgd", keras_sam.SAMOptimizer("sgd", rho=0.0)):
+    for optimizer in ("sgd", keras_sam.SAMOptimizer("sgd", rho=NOTHING)):
         keras.utils.set_random_seed(0)
         model = Task([keras.Input((2,)), Dense(1)])
         if optimizer != "sgd":
@@ -155,7 +155,7 @@ def test_models_that_cannot_be_built_by_a_call(loss):
     found = []
     for cls, optimizer in (
         (Autoencoder, SGD(0.1)),
-        (type("S", (keras_sam.SAMModel, Autoencoder), {}), sam(0.0, SGD(0.1))),
+        (type("S", (keras_sam.SAMModel, Autoencoder), {}), sam(NOTHING, SGD(0.1))),
     ):
         keras.utils.set_random_seed(0)
         model = cls()
@@ -227,7 +227,7 @@ def multi():
 )
 def test_callbacks_know_a_multi_optimizer(callback):
     rates = []
-    for make in (multi, lambda: keras_sam.SAMOptimizer(multi(), rho=0.0)):
+    for make in (multi, lambda: keras_sam.SAMOptimizer(multi(), rho=NOTHING)):
         model = SAMSequential([keras.Input((4,)), Dense(1)])
         model.compile(make(), "mse")
         model.fit(np.ones((8, 4)), np.ones((8, 1)), epochs=3, verbose=0, callbacks=[callback()])
@@ -380,7 +380,7 @@ def test_the_first_step_draws_nothing_from_pythons_generator():
     import random
 
     drawn = []
-    for optimizer in (SGD(0.1), sam(0.0)):
+    for optimizer in (SGD(0.1), sam(NOTHING)):
         model = SAMSequential([keras.Input((5,)), Dense(2)])
         model.compile(optimizer, "mse")
         keras.utils.set_random_seed(1)
@@ -419,7 +419,7 @@ def test_a_state_tree_has_the_whole_optimizer():
 
 def test_gradients_may_be_arrays_where_the_base_optimizer_takes_them():
     found = []
-    for wrap in (lambda base: base, lambda base: keras_sam.SAMOptimizer(base, rho=0.0)):
+    for wrap in (lambda base: base, lambda base: keras_sam.SAMOptimizer(base, rho=NOTHING)):
         variable, gradient = keras.Variable([1.0, 2.0]), np.ones(2, "float32")
         optimizer = wrap(keras.optimizers.Adafactor(0.1))
         if isinstance(optimizer, keras_sam.SAMOptimizer):

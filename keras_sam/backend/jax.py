@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.extend
 import keras
+import numpy as np
 from jax.experimental.sparse import JAXSparse
 from keras import ops
 
@@ -66,8 +67,9 @@ def sam_step(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tupl
         return _undo_if_skipped(optimizer, state, _PureStep(model, run, data, state, climbs=False).carry_out())
 
     try:
-        if getattr(optimizer, "interval", 1) == 1:
-            return climb_and_descend(state, data)
+        if not getattr(optimizer, "steps_differ", False):
+            climbs = not hasattr(optimizer, "is_ascent_step") or optimizer.is_ascent_step()
+            return (climb_and_descend if climbs else single_pass)(state, data)
         traced = isinstance(jax.tree.leaves(state)[0], jax.core.Tracer)
         compiled = getattr(model, "_compiled_steps", None)
         if compiled is not None and not traced:
@@ -89,7 +91,7 @@ def make_train_function(model: Any, make: Callable[[], Any], force: bool) -> Non
     XLA runs convolutions inside a condition many times slower on a CPU.
     """
     before = getattr(model, "train_function", None)
-    if getattr(model.optimizer, "interval", 1) == 1 or not model.jit_compile or model.run_eagerly:
+    if not getattr(model.optimizer, "steps_differ", False) or not model.jit_compile or model.run_eagerly:
         make()
     else:
         if before is None or force:
@@ -130,14 +132,26 @@ class _CompiledSteps:
         self.shardings = (None, model._get_state_sharding_spec()) if distributed else None
         self.steps: dict[bool, Any] = {}
         self.counted: dict[bool, int | None] = {}  # how far each of them counts, if that is known
+        self.ahead: tuple[int, Any, Any] = (0, (), None)  # from an iteration on, which climb in this training
         self.returned: Any = None  # the count as the last step has returned it
         self.count = 0  # and its value
+
+    def climbs_at(self, iteration: int) -> bool:
+        """Whether a step climbs, computed on the host for many at a time."""
+        first, climbs, training = self.ahead
+        if not first <= iteration < first + len(climbs) or training != self.optimizer._training:
+            first, training = iteration, self.optimizer._training
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                climbs_at = jax.vmap(lambda iteration: self.optimizer.climbs_at(iteration, training))
+                climbs = np.asarray(climbs_at(jax.numpy.arange(first, first + 1024)))
+            self.ahead = first, climbs, training
+        return bool(climbs[iteration - first])
 
     def take(self, climb: Callable[..., Any], single: Callable[..., Any], state: Any, data: Any) -> Any:
         """Make the step whose turn it is."""
         place = _place_of_count(self.optimizer)
         count = self.count if state[2][place] is self.returned else int(state[2][place])
-        climbs = count // (self.optimizer.gradient_accumulation_steps or 1) % self.optimizer.interval == 0
+        climbs = self.climbs_at(count // (self.optimizer.gradient_accumulation_steps or 1))
         if climbs not in self.steps:
             step = climb if climbs else single
             self.steps[climbs] = jax.jit(step, donate_argnums=0, out_shardings=self.shardings)

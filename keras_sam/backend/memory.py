@@ -351,12 +351,10 @@ def sam_step(
         return for_each_part(lambda data, part: one(data, part=part), data, optimizer.num_batch_splits)
 
     try:
-        if getattr(optimizer, "interval", 1) == 1:
-            logs = climb()
-        else:
-            climbs = getattr(model, "_climbs", None)  # chosen already, outside of what several devices do
-            climbs = optimizer.is_ascent_step() if climbs is None else climbs
-            logs = choose(climbs, climb, lambda: one(data, climbs=False))
+        climbs = getattr(model, "_climbs", None)  # chosen already, outside of what is compiled
+        if climbs is None:
+            climbs = optimizer.is_ascent_step() if hasattr(optimizer, "is_ascent_step") else True
+        logs = choose(climbs, climb, lambda: one(data, climbs=False))
     except BaseException:
         for step in reversed(steps):
             step.undo()

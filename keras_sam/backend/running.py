@@ -70,13 +70,15 @@ class Step(ABC):
 
     def asks(self, optimizer: Any) -> bool:
         """Whether the optimizer asks for a second gradient."""
-        return getattr(optimizer, "ascent_needs_gradient", False) and (self.climbs or optimizer is not self.optimizer)
+        climbs = self.climbs if optimizer is self.optimizer else getattr(optimizer, "rho", 0.0) != 0.0
+        return climbs and getattr(optimizer, "ascent_needs_gradient", False)
 
     def check_options(self, optimizer: Any) -> None:
         """Refuse what only the model's own optimizer can do."""
         if optimizer is self.optimizer:
             return
-        if not optimizer.ascent_needs_gradient or optimizer.gradient_passes != 2 or optimizer.num_batch_splits:
+        usual = optimizer.interval == 1 and optimizer.ascent_fraction == 1.0 and not optimizer.num_batch_splits
+        if not (usual and optimizer.ascent_needs_gradient):
             raise ValueError(
                 f"{type(optimizer).__name__} is not the optimizer that the model was compiled with, and only for that "
                 "one can the step begin at perturbed weights, with a part of the batch or without a climb: compile the "

@@ -98,13 +98,14 @@ def sam_step(model: Any, run: Callable[[Any], Any], data: Any) -> Any:
 
 
 def make_train_function(model: Any, make: Callable[[], Any], force: bool) -> None:
-    """Let Keras make the function that trains; where steps differ on several devices, two that each do one thing.
+    """Let Keras make the function that trains; where steps differ on several devices or in XLA, two of one kind each.
 
-    Within a step the devices could not choose, as gradients cannot be summed in a branch.
+    Within a step devices could not choose, as gradients cannot be summed in a branch; and XLA runs convolutions inside
+    a condition many times slower on a CPU.
     """
     with model.distribute_strategy.scope():
-        distributed = tf.distribute.has_strategy()
-    if getattr(model.optimizer, "interval", 1) == 1 or not distributed:
+        outside = tf.distribute.has_strategy() or (model.jit_compile and not model.run_eagerly)
+    if not getattr(model.optimizer, "steps_differ", False) or not outside:
         make()
         return
     if model.train_function is not None and not force:

@@ -10,6 +10,7 @@ from keras_sam import backend
 from keras_sam.backend.running import thread
 from keras_sam.models.sharpness import SharpnessReading
 from keras_sam.models.train_step import sam_train_step
+from keras_sam.models.training_span import TrainingSpan, with_callback
 from keras_sam.optimizers import SAMOptimizer
 
 
@@ -56,9 +57,6 @@ class SAMModel:
     _compiled_steps: Any = None  # on JAX, where steps differ
     _climbs: bool | None = None  # on several devices of TensorFlow, where steps differ
 
-    if not backend.can_train:
-        fit = train_on_batch = backend.refuse
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         before = cls.__mro__[1 : cls.__mro__.index(SAMModel)]
@@ -72,6 +70,19 @@ class SAMModel:
         compute_loss = getattr(cls, "compute_loss", None)
         if compute_loss is not None and not hasattr(compute_loss, "noted"):
             cls.compute_loss = _noted(compute_loss)  # type: ignore[attr-defined]
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; a `rho` in shares of the training is told how long that is."""
+        fit = super().fit  # type: ignore[misc]
+        if getattr(self.optimizer, "has_shares", False):
+            span = TrainingSpan()
+            span.set_model(self)
+            args, kwargs = with_callback(fit, args, kwargs, span)
+        return fit(*args, **kwargs)
+
+    if not backend.can_train:
+        fit = train_on_batch = backend.refuse  # type: ignore[assignment]
 
     def train_step(self, *args: Any) -> Any:
         """Make one training step: the class's own, in which a SAM optimizer asks for a second gradient."""

@@ -6,6 +6,7 @@ from keras_sam.optimizers.gsam import GSAMOptimizer
 from keras_sam.optimizers.looksam import LookSAMOptimizer
 from keras_sam.optimizers.msam import MSAMOptimizer
 from keras_sam.optimizers.rho_schedule import RhoSchedule
+from keras_sam.optimizers.rho_warmup import RhoWarmup
 from keras_sam.optimizers.sam import SAMOptimizer
 from keras_sam.optimizers.vasso import VaSSOOptimizer
 from keras_sam.optimizers.wsam import WSAMOptimizer
@@ -17,6 +18,7 @@ __all__ = [
     "LookSAMOptimizer",
     "MSAMOptimizer",
     "RhoSchedule",
+    "RhoWarmup",
     "SAMOptimizer",
     "VaSSOOptimizer",
     "WSAMOptimizer",

@@ -24,6 +24,18 @@ def positive_integer(name: str, value: Any, alternative: str = "") -> int:
     return int(value)
 
 
+def time(name: str, value: Any) -> int | float:
+    """A number of steps, an integer from 0 on, or a share of the training, a float from 0.0 to 1.0."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's, too
+    is_whole = is_number and isinstance(value, numbers.Integral)
+    if is_number and 0 <= float(value) <= (math.inf if is_whole else 1.0):
+        return int(value) if is_whole else float(value)
+    raise ValueError(
+        f"`{name}` must be a number of steps, an integer >= 0, or a share of the training, a float from 0.0 to 1.0. "
+        f"Received: {name}={value!r}"
+    )
+
+
 def splits(value: Any) -> int | None:
     """A number of parts, or `None` for a batch in one piece."""
     if value is None:

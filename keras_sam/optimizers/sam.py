@@ -43,7 +43,8 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         rho: Radius of the neighbourhood, in the units of the weights (Euclidean norm over all
             trainable variables). A float >= 0, or a
             `keras.optimizers.schedules.LearningRateSchedule` that is read at the base optimizer's
-            iteration. 0.05 is the paper's starting point; try 0.02 to 0.5.
+            iteration, such as `RhoWarmup`. 0.05 is the paper's starting point; try 0.02 to 0.5. A step at radius 0 is
+            the base optimizer's.
         adaptive: Whether to scale the neighbourhood by the size of each weight, so that it does not
             depend on how the network is scaled. Use a larger `rho` then, from 0.5 to 2.
         epsilon: Positive float added to the norm.
@@ -105,6 +106,9 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     ) -> None:
         super().__init__(base_optimizer, name, **kwargs)
         self._rho = arguments.radius(rho)
+        self._training: tuple[float, float] | None = None  # its first step and its steps, where rho needs to know
+        if self.has_shares:
+            self.training_span = self.add_variable((2,), dtype="float32", name="training_span")  # for compiled steps
         self.adaptive = bool(adaptive)
         self.epsilon = arguments.number("epsilon", epsilon, lambda value: value > 0, "a positive float")
         self.num_batch_splits = arguments.splits(num_batch_splits)
@@ -128,9 +132,48 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         return self._rho
 
     @property
+    def _has_schedule(self) -> bool:
+        return isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule)
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether `rho` is given in shares of the training, so that it has to know how long that is."""
+        return bool(getattr(self.rho, "has_shares", False))
+
+    def begin_training(self, first_step: float, steps: float) -> None:
+        """Say how long the training is, for a `rho` in shares of it; `fit` of a `SAMModel` does.
+
+        Args:
+            first_step: The iteration at which it begins.
+            steps: How many steps of the base optimizer it has.
+        """
+        self._training = float(first_step), float(steps)
+        if self.has_shares:
+            self.training_span.assign(self._training)
+
+    def radius_at(self, iteration: Any, training: Any = None) -> Any:
+        """The radius at an iteration of the base optimizer; `training` is where the optimizer has it, if not given."""
+        rho: Any = self.rho
+        if not self._has_schedule:
+            return rho
+        if not self.has_shares:
+            return rho(iteration)
+        if self._training is None:
+            raise RuntimeError(
+                f"The `rho` of {type(self).__name__} is given in shares of the training, of which it does not know how "
+                "long it is: train with `fit` of a `SAMModel`, call `optimizer.begin_training(0, steps)` before a loop "
+                "of your own, or give `rho` in steps."
+            )
+        return rho.within(iteration, self.training_span.value if training is None else training)
+
+    @property
     def gradient_passes(self) -> float:
-        """The cost of a step, on average: how often the gradient of a whole batch is computed."""
-        return 1 + self.ascent_fraction / self.interval if self.ascent_needs_gradient else 1.0
+        """The cost of a step whose radius is above 0, on average: how often a batch's gradient is computed.
+
+        A step at radius 0 costs one.
+        """
+        climbs = self.ascent_needs_gradient and self.rho != 0.0
+        return 1 + self.ascent_fraction / self.interval if climbs else 1.0
 
     # What an algorithm is made of: others override some of these. Gradients are keyed by the index of their variable,
     # dense, summed over replicas, and in float32 or wider; lists of gradients are as a training loop gives them.
@@ -185,9 +228,7 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     # The two steps' own parts.
 
     def _current_rho(self, dtype: Any) -> Any:
-        if isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule):
-            return ops.cast(self.rho(self.iterations), dtype)
-        return self.rho
+        return ops.cast(self.radius_at(self.iterations), dtype) if self._has_schedule else self.rho
 
     def _climb(self, gradients: Sequence[Any] | None, variables: Sequence[Any]) -> None:
         """Find the directions and perturb the weights."""
@@ -234,12 +275,11 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""
-        schedule = isinstance(self.rho, keras.optimizers.schedules.LearningRateSchedule)
         # When a file is loaded, the paths that a pattern was matched with lack the model's name.
         perturbed = {"perturbed": self._perturbed} if self._perturbed else {}
         return perturbed | {
             "base_optimizer": keras.saving.serialize_keras_object(self.base_optimizer),
-            "rho": keras.saving.serialize_keras_object(self.rho) if schedule else self.rho,
+            "rho": keras.saving.serialize_keras_object(self.rho) if self._has_schedule else self.rho,
             "adaptive": self.adaptive,
             "epsilon": self.epsilon,
             "num_batch_splits": self.num_batch_splits,

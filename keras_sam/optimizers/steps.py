@@ -110,12 +110,24 @@ class Steps:
         self.base_optimizer.apply(self.single_gradients(gradients, variables), variables)
 
     def is_ascent_step(self: Any) -> Any:
-        """Whether the coming step climbs, as the base optimizer's iteration is a multiple of `interval`.
+        """Whether the coming step climbs: its radius is above 0, and its turn in `interval` has come.
 
-        A boolean tensor, or `True` if every step does. In a hand-written loop: where it holds, `first_step` and
+        A boolean tensor, or a `bool` if all steps are alike. In a hand-written loop: where it holds, `first_step` and
         `second_step`, else `single_step`.
         """
-        return True if self.interval == 1 else ops.equal(self.iterations % self.interval, 0)
+        if self.steps_differ:
+            return self.climbs_at(self.iterations)
+        return not self.ascent_needs_gradient or bool(self.rho)
+
+    @property
+    def steps_differ(self: Any) -> bool:
+        """Whether some steps climb along a gradient and others do not, or may not."""
+        return bool(self.ascent_needs_gradient and (self._has_schedule or (self.interval > 1 and self.rho > 0)))
+
+    def climbs_at(self: Any, iteration: Any, training: Any = None) -> Any:
+        """Whether a step climbs, by the base optimizer's iteration, a boolean tensor."""
+        turn = ops.equal(iteration % self.interval, 0)
+        return ops.logical_and(turn, self.radius_at(iteration, training) > 0) if self._has_schedule else turn
 
     def restore(self: Any) -> None:
         """Take the perturbation back without a step: what to call if a step fails between its two halves.
@@ -154,6 +166,7 @@ class Steps:
     def memory(self: Any) -> list[Any]:
         """The variables that hold what is remembered between steps."""
         passing = [*self.perturbations, *(self.gradient_mean.variables if self.num_batch_splits else [])]
+        passing += [self.training_span] if self.has_shares else []
         return [v for v in self.own_variables if not any(v is other for other in passing)]
 
     def forget(self: Any) -> None:

@@ -66,7 +66,7 @@ def test_best_model_is_loaded_with_its_radius_and_weights(searched):
 def test_optimizer_of_the_tuner_replaces_that_of_the_model(tmp_path):
     """KerasTuner makes it anew from its configuration."""
     tuner = keras_tuner.RandomSearch(
-        lambda hp: make_model(rho=0.0),
+        lambda hp: make_model(rho=1e-300),
         max_trials=1,
         optimizer=keras_sam.SAMOptimizer(keras.optimizers.SGD(0.1), rho=0.5),
         directory=tmp_path,

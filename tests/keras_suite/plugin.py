@@ -1,10 +1,10 @@
 """Keras's own tests with SAM in front of them: a pytest plugin.
 
 Every model is made one of the class `(SAMModel, its class)` as it is constructed, and the optimizer with which it is
-compiled is put into `SAMOptimizer(optimizer, rho=0.0)`, so that Keras's tests must pass as they are. Those of the
-optimizers call `apply` by hand, which SAM refuses, as one gradient is not enough: there it is `first_step` and
-`second_step` of a SAM optimizer around the one that the test has made and looks at, both with the same gradient; on
-JAX `stateless_apply`, too.
+compiled is put into `SAMOptimizer(optimizer, rho=1e-300)`: a radius that is 0 in float32, where a step makes both its
+runs and Keras's tests must pass as they are. Those of the optimizers call `apply` by hand, which SAM refuses, as one
+gradient is not enough: there it is `first_step` and `second_step` of a SAM optimizer around the one that the test has
+made and looks at, both with the same gradient; on JAX `stateless_apply`, too.
 
 So what is seen of a base optimizer from outside, its settings and its state, is not tested here but where a model has
 been compiled with it.
@@ -106,7 +106,7 @@ def in_sam(optimizer):
     optimizer = keras.optimizers.get(optimizer)
     if optimizer is None or isinstance(optimizer, keras_sam.SAMOptimizer):
         return optimizer
-    return keras_sam.SAMOptimizer(optimizer, rho=0.0)
+    return keras_sam.SAMOptimizer(optimizer, rho=1e-300)
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def two_steps(method):
         try:
             if method.__name__ == "stateless_apply" and BACKEND != "jax":
                 return method(self, *args, **kwargs)
-            sam = around.setdefault(self, keras_sam.SAMOptimizer(self, rho=0.0))
+            sam = around.setdefault(self, keras_sam.SAMOptimizer(self, rho=1e-300))
             if self.built:
                 sam.build(self._trainable_variables)
             return (stateless if method.__name__ == "stateless_apply" else stateful)(sam, *args, **kwargs)

@@ -203,7 +203,7 @@ def test_a_step_of_the_guide(cls, weights, mode):
     x, y = rng.normal(size=(24, 5)).astype("float32"), rng.integers(0, 2, (24, 1)).astype("float32")
     compiled = {} if cls is OwnMetrics else {"loss": "mse", "metrics": ["mae"], "weighted_metrics": ["mse"]}
     found = []
-    for each, optimizer in ((with_sam(cls), keras_sam.SAMOptimizer(SGD(0.1), rho=0.0)), (cls, SGD(0.1))):
+    for each, optimizer in ((with_sam(cls), keras_sam.SAMOptimizer(SGD(0.1), rho=1e-300)), (cls, SGD(0.1))):
         keras.utils.set_random_seed(0)
         model = each()
         model.compile(optimizer, **compiled, **MODES[mode])
@@ -224,7 +224,7 @@ def test_the_gan_of_the_guide(sam, mode):
     for cls, wrapped in ((with_sam(GAN), sam), (GAN, [])):
         keras.utils.set_random_seed(0)
         optimizers = {name: keras.optimizers.Adam(0.01) for name in ("d_optimizer", "g_optimizer")}
-        optimizers |= {name: keras_sam.SAMOptimizer(optimizers[name], rho=0.0) for name in wrapped}
+        optimizers |= {name: keras_sam.SAMOptimizer(optimizers[name], rho=1e-300) for name in wrapped}
         model = cls()
         model.compile(**optimizers, loss_fn=keras.losses.BinaryCrossentropy(from_logits=True), **MODES[mode])
         history = model.fit(x, batch_size=8, epochs=2, shuffle=False, verbose=0).history
