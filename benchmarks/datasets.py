@@ -7,18 +7,36 @@ import numpy as np
 
 
 class Data(NamedTuple):
-    """Float32 images from 0 to 1 with a channel axis, and integer labels; some of `y_train` are wrong."""
+    """Float32 samples, images from 0 to 1 with a channel axis; integer labels, of which some of `y_train` are wrong.
+
+    Or float32 targets, and no `classes`; with a part for validation if the weights are to be those of the best epoch.
+    """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    classes: int
+    classes: int = 0
+    validation: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def target(self) -> Any:
+        """How many numbers a network answers with for a sample, or in what shape if that is no vector."""
+        return self.classes or (self.y_train.shape[1:] if self.y_train.ndim > 2 else self.y_train.shape[1])
+
+
+TABLES = ("breast_cancer", "wine", "diabetes")  # of scikit-learn
+HOURS = 30 * 24  # of a month
+SERIES = (512, 96)  # hours that are known, and to forecast
 
 
 def load(name: str, file: str | None, seed: int, label_noise: float, train_size: int | None) -> Data:
     """Load `file`, or the data set `name`; redraw the share `label_noise` of the training labels."""
     rng = np.random.default_rng(seed)
+    if file is not None and file.endswith(".csv"):
+        return _series(np.loadtxt(file, delimiter=",", skiprows=1, usecols=range(1, 8), dtype="float32"))
+    if name in TABLES and file is None:
+        return _table(name, seed, label_noise, rng)
     if file is not None:
         with np.load(file) as arrays:
             parts = [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")]
@@ -38,9 +56,42 @@ def load(name: str, file: str | None, seed: int, label_noise: float, train_size:
     x_train, x_test = (_images(x) for x in (x_train[chosen], x_test))
     y_train, y_test = (np.ravel(y).astype("int32") for y in (y_train[chosen], y_test))
     classes = int(max(y_train.max(), y_test.max())) + 1
-    redrawn = rng.choice(len(y_train), round(label_noise * len(y_train)), replace=False)
-    y_train[redrawn] = rng.integers(classes, size=len(redrawn))
-    return Data(x_train, y_train, x_test, y_test, classes)
+    return Data(x_train, _redrawn(y_train, label_noise, classes, rng), x_test, y_test, classes)
+
+
+def _redrawn(y: np.ndarray, share: float, classes: int, rng: np.random.Generator) -> np.ndarray:
+    redrawn = rng.choice(len(y), round(share * len(y)), replace=False)
+    y[redrawn] = rng.integers(classes, size=len(redrawn))
+    return y
+
+
+def _table(name: str, seed: int, label_noise: float, rng: np.random.Generator) -> Data:
+    """Rows of numbers, standardized by the training rows; targets too, where they are numbers."""
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
+    x, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
+    labels = None if name == "diabetes" else y
+    x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, stratify=labels, random_state=seed)
+    x, x_test = ((part - x.mean(0)).astype("float32") / x.std(0).astype("float32") for part in (x, x_test))
+    if labels is None:
+        y, y_test = ((part - y.mean())[:, None].astype("float32") / y.std().astype("float32") for part in (y, y_test))
+        return Data(x, y, x_test, y_test)
+    classes = int(labels.max()) + 1
+    return Data(x, _redrawn(y.astype("int32"), label_noise, classes, rng), x_test, y_test.astype("int32"), classes)
+
+
+def _series(values: np.ndarray) -> Data:
+    """Windows of `(hours, 7)`: 12 months to train with, 4 to choose the epoch and 4 to test, as in arXiv 2402.10198."""
+    known, ahead = SERIES
+    ends = [12 * HOURS, 16 * HOURS, 20 * HOURS]
+    values = (values - values[: ends[0]].mean(0)) / values[: ends[0]].std(0)
+    parts = []
+    for begin, end in zip([0, ends[0] - known, ends[1] - known], ends, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(values[begin:end], known + ahead, axis=0).swapaxes(1, 2)
+        parts.append((windows[:, :known], windows[:, known:]))
+    train, validation, test = parts
+    return Data(*train, *test, validation=validation)
 
 
 def _images(x: np.ndarray) -> np.ndarray:

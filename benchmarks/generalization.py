@@ -5,12 +5,15 @@ interrupted sweep goes on where it stopped. `summary.py` shows what came out.
 """
 
 import argparse
+import functools
 import importlib
 import itertools
 import json
 import math
+import re
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import models
 import keras_sam
 
 SAM = keras_sam.SAMOptimizer
+COLLAPSE = "After .* epochs with a radius above 0"  # a warning
 # Name: class, options beyond rho, and the radius that suits it on the digits.
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "base": (None, {}, 0.0),
@@ -36,6 +40,11 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
     "msam": (keras_sam.MSAMOptimizer, {}, 1.5),
+}
+BASES: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
 }
 
 
@@ -53,31 +62,48 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
     keras.utils.set_random_seed(run["seed"])
     data = datasets.load(run["dataset"], file, run["seed"], run["label_noise"], run["train_size"])
     batches = datasets.Batches(data, run["batch_size"], run["augment"], run["seed"])
-    model = models.MODELS[run["model"]](data.x_train.shape[1:], data.classes)
+    model = models.MODELS[run["model"]](data.x_train.shape[1:], data.target)
     algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
+    rise = {time: run[time] for time in ("warmup", "begin") if time in run}
     passes = 1.0 if algorithm is None else algorithm("sgd", **options).gradient_passes
+    passes -= (passes - 1.0) * rise.get("begin", 0.0)
     epochs = round(run["epochs"] / passes) if run["equal"] == "passes" else run["epochs"]
     rate = run["learning_rate"]
     if run["schedule"] == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
-    optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=run["weight_decay"] or None)
+    optimizer = BASES[run.get("base", "sgd")](rate, weight_decay=run["weight_decay"] or None)
     if algorithm is not None:
-        model, optimizer = keras_sam.as_sam_model(model), algorithm(optimizer, rho=run["rho"], **options)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+        rho = keras_sam.RhoWarmup(run["rho"], **rise) if rise else run["rho"]
+        model, optimizer = keras_sam.as_sam_model(model), algorithm(optimizer, rho=rho, **options)
+    if data.classes:
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    else:
+        model.compile(optimizer, "mse")
+    callbacks = []
+    if data.validation is not None:
+        callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)]
     start = time.perf_counter()
-    model.fit(batches, epochs=epochs, verbose=0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", COLLAPSE)
+        fit = {"epochs": epochs, "verbose": 0, "validation_data": data.validation, "callbacks": callbacks}
+        history = model.fit(batches, **fit).history
     seconds = time.perf_counter() - start
     test = model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True)
     fitted = model.evaluate(data.x_train, data.y_train, batch_size=500, verbose=0, return_dict=True)
-    return {
-        "test_accuracy": float(test["accuracy"]),
-        "test_loss": float(test["loss"]),
-        "train_accuracy": float(fitted["accuracy"]),  # on the labels given
-        "epochs_trained": epochs,
-        "gradient_passes": passes * epochs,  # over the training data
-        "seconds": round(seconds, 2),
-    } | environment.describe()
+    found = {"test_loss": float(test["loss"]), "train_loss": float(fitted["loss"])}
+    if data.classes:  # the train accuracy is that on the labels given
+        found |= {"test_accuracy": float(test["accuracy"]), "train_accuracy": float(fitted["accuracy"])}
+    return (
+        found
+        | {
+            "losses": [float(f"{loss:.4g}") for loss in history["loss"]],  # by epoch, while it trained
+            "told": any(re.match(COLLAPSE, str(each.message)) for each in said),  # that it has collapsed
+            "epochs_trained": epochs,
+            "gradient_passes": passes * epochs,  # over the training data
+            "seconds": round(seconds, 2),
+        }
+        | environment.describe()
+    )
 
 
 def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -87,10 +113,15 @@ def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
         for name in ("model", "epochs", "equal", "batch_size", "learning_rate", "schedule", "weight_decay", "augment")
     }
     settings |= {"dataset": Path(args.data).stem if args.data else args.dataset, "train_size": args.train_size}
+    settings |= {"base": args.base} if args.base != "sgd" else {}
     runs = []
+    rises: list[dict[str, float]] = [{}]
+    if args.warmup or args.begin:
+        rises = [{"warmup": share} for share in args.warmup or ()] + [{"begin": share} for share in args.begin or ()]
     for noise, name, seed in itertools.product(args.label_noise, args.optimizers, range(args.seeds)):
         radii = [0.0] if name == "base" else (args.rho or [OPTIMIZERS[name][2]])
-        runs += [settings | {"label_noise": noise, "optimizer": name, "rho": rho, "seed": seed} for rho in radii]
+        each = [settings | {"label_noise": noise, "optimizer": name, "rho": rho, "seed": seed} for rho in radii]
+        runs += [run | rise for run in each for rise in (rises if name != "base" else [{}])]
     return runs
 
 
@@ -106,13 +137,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--dataset", choices=["digits", "fashion_mnist", "cifar10", "cifar100"], default="digits", help="%(default)s")
-    add("--data", help="an .npz file with x_train, y_train, x_test, y_test instead")
+    add(
+        "--dataset",
+        choices=[*datasets.TABLES, "digits", "fashion_mnist", "cifar10", "cifar100"],
+        default="digits",
+        help="%(default)s",
+    )
+    add("--data", help="an .npz file with x_train, y_train, x_test, y_test instead, or the .csv file of ETTh1")
     add("--label-noise", type=float, nargs="+", default=[0.4], help="shares of the train labels to redraw (0.4)")
     add("--train-size", type=int, help="use so many training samples only")
     add("--model", choices=list(models.MODELS), default="mlp", help="%(default)s")
     add("--optimizers", type=_names, default=["base", "sam"], help="of " + ",".join(OPTIMIZERS) + " (base,sam)")
     add("--rho", type=float, nargs="+", help="radii; each optimizer's own for the digits if not given")
+    add("--warmup", type=float, nargs="+", help="let the radius rise from 0 over these shares of the training")
+    add("--begin", type=float, nargs="+", help="let the steps climb after these shares of the training only")
     add("--seeds", type=int, default=3, help="how many (%(default)s)")
     add("--epochs", type=int, default=60, help="%(default)s")
     add(
@@ -121,6 +159,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="epochs",
         help="what all optimizers get as much of (%(default)s)",
     )
+    add("--base", choices=list(BASES), default="sgd", help="the base optimizer (%(default)s)")
     add("--batch-size", type=int, default=64, help="%(default)s")
     add("--learning-rate", type=float, default=0.05, help="%(default)s")
     add("--schedule", choices=["constant", "cosine"], default="cosine", help="of the learning rate (%(default)s)")
@@ -152,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     done, runs = finished(args.out), plan(args)
     for number, run in enumerate(runs, 1):
         what = f"{run['label_noise']:.0%} noise, {run['optimizer']} {run['rho']:g}, seed {run['seed']}"
+        what += "".join(f", {time} {run[time]:g}" for time in ("warmup", "begin") if time in run)
         label = f"[{number}/{len(runs)}] {what}"
         if run in done:
             print(f"{label}: in the file already")
@@ -159,9 +199,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = train(run, args.data)
         with args.out.open("a") as file:
             file.write(json.dumps({"run": run, "result": result}) + "\n")
-        print(
-            f"{label}: test {result['test_accuracy']:.1%}, train {result['train_accuracy']:.1%}, {result['seconds']} s"
+        test, fitted = (
+            f"{result[f'{part}_accuracy']:.1%}" if f"{part}_accuracy" in result else f"{result[f'{part}_loss']:.4f}"
+            for part in ("test", "train")
         )
+        print(f"{label}: test {test}, train {fitted}, {result['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

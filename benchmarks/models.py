@@ -1,21 +1,23 @@
 """The networks of the benchmarks."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 
-def mlp(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Two hidden layers of 256 units."""
-    hidden = [layers.Dense(256, activation="relu") for _ in range(2)]
+def mlp(shape: tuple[int, ...], classes: int, width: int = 256) -> keras.Model:
+    """Two hidden layers of `width` units."""
+    hidden = [layers.Dense(width, activation="relu") for _ in range(2)]
     return keras.Sequential([keras.Input(shape), layers.Flatten(), *hidden, layers.Dense(classes)])
 
 
-def resnet(shape: tuple[int, ...], classes: int, blocks: int, width: int = 1) -> keras.Model:
+def resnet(shape: tuple[int, ...], classes: int, blocks: int, width: int = 1, stride: int = 1) -> keras.Model:
     """A residual network for small images: three stages of `blocks` blocks, of 16, 32 and 64 channels times `width`."""
     inputs = keras.Input(shape)
-    x = _convolution(inputs, 16)
+    x = _convolution(inputs, 16, stride)
     for stage, channels in enumerate((16 * width, 32 * width, 64 * width)):
         for block in range(blocks):
             x = _block(x, channels, stride=2 if stage and not block else 1)
@@ -31,6 +33,29 @@ def transformer(shape: tuple[int, ...], classes: int) -> keras.Model:
     hidden = layers.Dense(128, activation="relu")(x)
     x = layers.LayerNormalization()(x + layers.Dropout(0.1)(layers.Dense(64)(hidden)))
     return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling1D()(x)))
+
+
+class SAMformer(keras.Model):
+    """A transformer of one layer for time series, whose attention goes over the channels (arXiv 2402.10198).
+
+    From `(batch, steps, channels)` to `(batch, horizon, channels)`.
+    """
+
+    def __init__(self, steps: int, channels: int, horizon: int) -> None:
+        super().__init__()
+        self.keys, self.queries = layers.Dense(16), layers.Dense(16)
+        self.values, self.forecast = layers.Dense(steps), layers.Dense(horizon)
+        self.scale = self.add_weight(shape=(channels,), initializer="ones", name="scale")
+        self.shift = self.add_weight(shape=(channels,), initializer="zeros", name="shift")
+
+    def call(self, x: Any) -> Any:
+        """Forecast, from series that are normalized each by itself and scaled back at the end."""
+        mean = ops.mean(x, axis=1, keepdims=True)
+        deviation = ops.sqrt(ops.var(x, axis=1, keepdims=True) + 1e-5)
+        z = ops.transpose((x - mean) / deviation * self.scale + self.shift, (0, 2, 1))
+        attention = ops.softmax(ops.matmul(self.queries(z), ops.transpose(self.keys(z), (0, 2, 1))) / 4.0)
+        z = self.forecast(z + ops.matmul(attention, self.values(z)))
+        return (ops.transpose(z, (0, 2, 1)) - self.shift) / (self.scale + 1e-10) * deviation + mean
 
 
 def _convolution(x: Any, channels: int, stride: int = 1, size: int = 3) -> Any:
@@ -51,9 +76,14 @@ def _block(x: Any, channels: int, stride: int) -> Any:
     return layers.Add()([shortcut, _convolution(y, channels)])
 
 
-MODELS = {
+# Of the shape of a sample and of its target: a number of classes, or what a target has for a shape.
+MODELS: dict[str, Callable[[tuple[int, ...], Any], keras.Model]] = {
     "mlp": mlp,
+    "mlp64": functools.partial(mlp, width=64),
+    "mlp512": functools.partial(mlp, width=512),
+    "samformer": lambda shape, target: SAMformer(*shape, target[0]),
     "resnet8": lambda shape, classes: resnet(shape, classes, 1),
+    "resnet8_half": lambda shape, classes: resnet(shape, classes, 1, stride=2),  # a quarter of the cost
     "resnet20": lambda shape, classes: resnet(shape, classes, 3),
     "resnet32": lambda shape, classes: resnet(shape, classes, 5),
     "wrn16_4": lambda shape, classes: resnet(shape, classes, 2, width=4),

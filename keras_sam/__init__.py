@@ -1,5 +1,6 @@
 """Sharpness-Aware Minimization (SAM) for Keras 3, on TensorFlow, JAX and PyTorch."""
 
+from keras_sam.analysis.rho_sweep import find_rho
 from keras_sam.models import SAMModel, as_plain_model, as_sam_model, sam_train_step
 from keras_sam.optimizers import (
     ASAMOptimizer,
@@ -30,5 +31,6 @@ __all__ = [
     "WSAMOptimizer",
     "as_plain_model",
     "as_sam_model",
+    "find_rho",
     "sam_train_step",
 ]

@@ -27,7 +27,7 @@ HERE = {code: path for path, backend, code in reversed(BLOCKS) if backend in (""
 
 
 def test_blocks_were_found():
-    assert {backend for _, backend, _ in BLOCKS} == {"", "tensorflow", "jax", "torch"}
+    assert {backend for _, backend, _ in BLOCKS} == {"", "tensorflow", "jax", "torch", "keras_tuner"}
     assert {"README.md", "docs/index.md", "docs/loops.md", "docs/sharpness.md"} <= {path for path, _, _ in BLOCKS}
 
 

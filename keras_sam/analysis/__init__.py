@@ -2,12 +2,13 @@
 
 from keras_sam.analysis.hessian import hessian_eigenvalues, hessian_trace
 from keras_sam.analysis.landscape import interpolate, loss_landscape
-from keras_sam.analysis.plots import plot_landscape, plot_spectrum, plot_training
-from keras_sam.analysis.results import Landscape, Spectrum, Trace
+from keras_sam.analysis.plots import plot_landscape, plot_rho_sweep, plot_spectrum, plot_training
+from keras_sam.analysis.results import Landscape, RhoSweep, Spectrum, Trace
 from keras_sam.analysis.rise import sharpness
 
 __all__ = [
     "Landscape",
+    "RhoSweep",
     "Spectrum",
     "Trace",
     "hessian_eigenvalues",
@@ -15,6 +16,7 @@ __all__ = [
     "interpolate",
     "loss_landscape",
     "plot_landscape",
+    "plot_rho_sweep",
     "plot_spectrum",
     "plot_training",
     "sharpness",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_sam.analysis.results import Landscape, Spectrum
+from keras_sam.analysis.results import Landscape, RhoSweep, Spectrum
 
 
 def plot_landscape(
@@ -107,6 +107,33 @@ def plot_training(histories: Any, ax: Any = None, measure: str = "sharpness") ->
     ax.set(xlabel="epoch", ylabel=measure.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
     return _legend(ax, named)
+
+
+def plot_rho_sweep(result: RhoSweep, ax: Any = None) -> Any:
+    """Draw the last figures of training and validation against the radius; crosses are trainings that collapsed.
+
+    Args:
+        result: What `find_rho` returns.
+        ax: Matplotlib axes to draw in; a new figure if `None`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    (ax,) = _axes(1) if ax is None else (ax,)
+    places = np.arange(len(result.rhos))  # radii go by factors, and 0 has a place too
+    for name, rows, color in (("train", result.train, "C0"), ("validation", result.validation, "C1")):
+        last = np.array([row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in rows])
+        ax.plot(places, last, "o-", color=color, label=name)
+        ax.plot(places[result.collapsed], last[result.collapsed], "x", color="red", markersize=12, markeredgewidth=2)
+    if result.collapsed.any():
+        ax.plot([], [], "x", color="red", markersize=12, markeredgewidth=2, label="collapsed")
+    ax.axvline(int(np.flatnonzero(result.rhos == result.rho)[0]), color="gray", linestyle="--", label="recommended")
+    ax.set_xticks(places, [f"{rho:g}" for rho in result.rhos])
+    ax.set(xlabel="rho", ylabel=result.monitor.removeprefix("val_").replace("_", " "))
+    return _legend(ax, {"train": None})
 
 
 def _curves(named: Mapping[str, Landscape], ax: Any) -> Any:

@@ -79,3 +79,27 @@ class Landscape(Result):
 
     coordinates: np.ndarray
     losses: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RhoSweep(Result):
+    """Short trainings with several radii.
+
+    Attributes:
+        rhos: Float64 array of shape `(radii,)`, the smallest first.
+        train: Float64 array of shape `(radii, epochs)`: the log of training that belongs to `monitor`. NaN where a
+            callback has ended a training before.
+        validation: Float64 array of shape `(radii, epochs)`: the log `monitor`.
+        collapsed: Boolean array of shape `(radii,)`: whether the model does no more than guess at the end.
+        monitor: Name of the log that decides.
+        rho: The recommended radius.
+        reason: Why, in a sentence.
+    """
+
+    rhos: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    collapsed: np.ndarray
+    monitor: str
+    rho: float
+    reason: str

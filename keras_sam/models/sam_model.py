@@ -8,9 +8,11 @@ import keras
 
 from keras_sam import backend
 from keras_sam.backend.running import thread
+from keras_sam.models.collapse import CollapseWarning
+from keras_sam.models.fit_arguments import FitArguments
 from keras_sam.models.sharpness import SharpnessReading
 from keras_sam.models.train_step import sam_train_step
-from keras_sam.models.training_span import TrainingSpan, with_callback
+from keras_sam.models.training_span import TrainingSpan
 from keras_sam.optimizers import SAMOptimizer
 
 
@@ -73,13 +75,23 @@ class SAMModel:
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; a `rho` in shares of the training is told how long that is."""
+        """Train; a `rho` in shares of the training is told how long that is, and one that is too large is told of."""
         fit = super().fit  # type: ignore[misc]
-        if getattr(self.optimizer, "has_shares", False):
-            span = TrainingSpan()
-            span.set_model(self)
-            args, kwargs = with_callback(fit, args, kwargs, span)
-        return fit(*args, **kwargs)
+        if not isinstance(self.optimizer, SAMOptimizer):
+            return fit(*args, **kwargs)
+        arguments = FitArguments(fit, args, kwargs)
+        callbacks: list[keras.callbacks.Callback] = [TrainingSpan()] if self.optimizer.has_shares else []
+        if self._trains_as_keras_does():
+            callbacks.append(CollapseWarning(arguments.get("x"), arguments.get("y")))
+        for callback in callbacks:
+            callback.set_model(self)
+        arguments.add_callbacks(callbacks)
+        return arguments.call(fit)
+
+    def _trains_as_keras_does(self) -> bool:
+        """Whether the loss that it trains with is that of `compute_loss`."""
+        step = super().train_step  # type: ignore[misc]
+        return type(self).train_step is SAMModel.train_step and step.__func__ is keras.Model.train_step
 
     if not backend.can_train:
         fit = train_on_batch = backend.refuse  # type: ignore[assignment]

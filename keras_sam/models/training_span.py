@@ -1,7 +1,6 @@
 """How long a training is, for a radius that is given in shares of it."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -31,21 +30,3 @@ class TrainingSpan(keras.callbacks.Callback):
         iterations = int(keras.ops.convert_to_numpy(optimizer.iterations))
         optimizer.begin_training(iterations - epoch * steps, self.params["epochs"] * steps)
         self.told = True
-
-
-def with_callback(
-    fit: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], callback: keras.callbacks.Callback
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a `fit`, with one callback more, after all others."""
-    bound = inspect.signature(fit).bind(*args, **kwargs)
-    named = bound.arguments if "callbacks" in bound.signature.parameters else bound.kwargs
-    given = bound.arguments.get("callbacks", kwargs.get("callbacks"))
-    if isinstance(given, keras.callbacks.CallbackList):
-        callback.set_params(given.params)
-        given.callbacks.append(callback)
-        return bound.args, dict(bound.kwargs)
-    callbacks = [*(given if isinstance(given, (list, tuple)) else [given] if given is not None else []), callback]
-    if named is bound.arguments:
-        bound.arguments["callbacks"] = callbacks
-        return bound.args, dict(bound.kwargs)
-    return bound.args, {**bound.kwargs, "callbacks": callbacks}

@@ -46,7 +46,7 @@ class RhoWarmup(keras.optimizers.schedules.LearningRateSchedule):
     ) -> None:
         self.rho = arguments.radius(rho)
         if getattr(self.rho, "has_shares", False):
-            raise ValueError("`rho` must be a schedule of steps, not of shares of the training. Received: rho={rho!r}")
+            raise ValueError(f"`rho` must be a schedule of steps, not of shares of the training. Received: rho={rho!r}")
         self.warmup = arguments.time("warmup", warmup)
         self.begin = arguments.time("begin", begin)
         self.end = None if end is None else arguments.time("end", end)
@@ -84,6 +84,10 @@ class RhoWarmup(keras.optimizers.schedules.LearningRateSchedule):
         risen = ops.clip(since / span(self.warmup), 0.0, 1.0) if self.warmup else 1.0
         climbs = since >= 0 if self.end is None else ops.logical_and(since >= 0, step < moment(self.end))
         return ops.where(climbs, rho * risen, 0.0)
+
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        return f"RhoWarmup({self.rho!r}, warmup={self.warmup!r}, begin={self.begin!r}, end={self.end!r})"
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""

@@ -1,5 +1,8 @@
 """KerasTuner: a search over `rho` trains each trial with its own, and loads the best again."""
 
+import re
+from pathlib import Path
+
 import keras
 import keras_tuner
 import numpy as np
@@ -75,3 +78,11 @@ def test_optimizer_of_the_tuner_replaces_that_of_the_model(tmp_path):
     tuner.search(X, Y, **DATA)
     expected = make_model(rho=0.5).fit(X, Y, **DATA).history["val_loss"][-1]
     assert tuner.oracle.get_best_trials()[0].score == pytest.approx(expected, abs=1e-5)
+
+
+def test_search_of_the_documentation(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "choosing_rho.md").read_text()
+    (code,) = re.findall(r"^<!-- keras_tuner -->\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "choosing_rho.md", "exec"), {"__name__": "__main__"})
+    assert "'rho': " in capsys.readouterr().out
