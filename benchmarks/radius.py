@@ -110,7 +110,8 @@ def settings_table(everything: dict[Bed, dict[Setting, Found]]) -> str:
         documented, twice = (found.get(Setting("sam", r, rise, 0.0)) for r in (rho, 2 * rho))
         behind = documented.behind(fixed[top]) if documented else ""
         lines.append(
-            f"| {bed} | {fixed[0.0]} | {top:g}: {fixed[top]} | {rho:g}: {documented} | {behind} | {2 * rho:g}: {twice} |"
+            f"| {bed} | {fixed[0.0]} | {top:g}: {fixed[top]} | {rho:g}: {documented} | {behind} "
+            f"| {2 * rho:g}: {twice} |"
         )
     return "\n".join(lines)
 

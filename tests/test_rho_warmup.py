@@ -172,6 +172,18 @@ def test_shares_are_those_of_the_whole_training(name):
     np.testing.assert_allclose(weights_of(found), weights_of(expected), atol=1e-6)
 
 
+@pytest.mark.skipif(not hasattr(keras.optimizers, "MultiOptimizer"), reason="older versions of Keras have none")
+def test_around_several_optimizers():
+    def made(rho):
+        several = keras.optimizers.OptimizerMap(SGD(0.1), {".*bias": SGD(0.2)})
+        return network(rho, base=keras.optimizers.MultiOptimizer(several))
+
+    found, expected = made(RhoWarmup(0.4, warmup=0.5)), made(RhoWarmup(0.4, warmup=10))
+    for model in (found, expected):
+        model.fit(X, Y, epochs=2, **FIT)
+    np.testing.assert_allclose(weights_of(found), weights_of(expected), atol=1e-6)
+
+
 def test_another_fit_is_another_training():
     model = network(RhoWarmup(0.4, warmup=0.5))
 
@@ -262,3 +274,39 @@ def test_a_loop_of_ones_own_says_how_long_the_training_is(gradients_of):
             else:
                 model.optimizer.single_step(gradients_of(model, x, y), variables)
     np.testing.assert_allclose(weights_of(found), weights_of(expected), atol=1e-6)
+
+
+@pytest.mark.only("jax")
+@pytest.mark.parametrize("rho", [RhoWarmup(0.4, warmup=5, begin=2), RhoWarmup(0.4, warmup=0.5, begin=0.2)])
+def test_a_stateless_loop(rho):
+    import jax
+
+    expected, model = network(RhoWarmup(0.4, warmup=5, begin=2)), network(rho)
+    expected.fit(X, Y, **FIT)
+    optimizer, variables = model.optimizer, model.trainable_variables
+    optimizer.build(variables)
+    if optimizer.has_shares:
+        optimizer.begin_training(0, 10)
+
+    def loss(weights, x, y):
+        answers, _ = model.stateless_call(weights, [], x, training=True)
+        return LOSS(y, answers)
+
+    def climb(state, weights, x, y):
+        perturbed, state = optimizer.stateless_first_step(state, jax.grad(loss)(weights, x, y), weights)
+        weights, state = optimizer.stateless_second_step(state, jax.grad(loss)(perturbed, x, y), perturbed)
+        return state, weights
+
+    def single(state, weights, x, y):
+        weights, state = optimizer.stateless_single_step(state, jax.grad(loss)(weights, x, y), weights)
+        return state, weights
+
+    @jax.jit
+    def step(*state_and_batch):
+        climbs = optimizer.stateless_is_ascent_step(state_and_batch[0])
+        return jax.lax.cond(climbs, climb, single, *state_and_batch)
+
+    state, weights = [v.value for v in optimizer.variables], [v.value for v in variables]
+    for begin in range(0, 80, 8):
+        state, weights = step(state, weights, X[begin : begin + 8], Y[begin : begin + 8])
+    np.testing.assert_allclose(np.concatenate([np.ravel(w) for w in weights]), weights_of(expected), atol=1e-5)
