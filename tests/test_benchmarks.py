@@ -8,8 +8,10 @@ from pathlib import Path
 import datasets
 import generalization
 import keras
+import models
 import numpy as np
 import pytest
+import radius
 import step_cost
 import summary
 
@@ -73,6 +75,76 @@ def test_equal_passes_and_a_network_with_augmentation(run):
     assert np.isfinite(records[-1]["result"]["test_loss"])
 
 
+def test_a_radius_that_rises_or_begins_late(run):
+    options = (
+        "--optimizers",
+        "base,sam",
+        "--seeds",
+        "1",
+        "--rho",
+        "0.5",
+        "--warmup",
+        "0.5",
+        "--begin",
+        "0.75",
+        "--epochs",
+        "4",
+    )
+    out, records = run(*options)
+    runs = [{time: r["run"][time] for time in ("warmup", "begin") if time in r["run"]} for r in records]
+    assert runs == [{}, {"warmup": 0.5}, {"begin": 0.75}]
+    assert [r["result"]["gradient_passes"] for r in records] == [4, 8, 5]
+    assert "sam 0.5, seed 0, begin 0.75: test" in out
+    assert all(len(r["result"]["losses"]) == 4 for r in records)
+    assert len({r["result"]["test_loss"] for r in records}) == 3  # each is another training
+    assert not any(r["result"]["told"] for r in records)
+
+
+def test_a_collapse_is_kept(run, monkeypatch):
+    layers = keras.layers
+
+    def blind(shape, classes):
+        return keras.Sequential(
+            [keras.Input(shape), layers.Flatten(), layers.Rescaling(0.0), layers.Dense(classes, use_bias=True)]
+        )
+
+    monkeypatch.setitem(models.MODELS, "mlp", blind)
+    _, records = run("--optimizers", "sam", "--rho", "0.1", "--epochs", "6", "--seeds", "1", "--learning-rate", "0.01")
+    assert records[0]["result"]["told"]
+
+
+def test_numbers_are_fitted_too(run):
+    options = ["--dataset", "diabetes", "--base", "adam", "--label-noise", "0", "--seeds", "1", "--optimizers", "sam"]
+    out, (record,) = run(*options)
+    assert "test_accuracy" not in record["result"]
+    assert record["run"]["base"] == "adam"
+    assert f"test {record['result']['test_loss']:.4f}" in out
+
+
+def test_tables_of_the_radius(tmp_path, capsys):
+    bed = {"dataset": "digits", "model": "mlp", "batch_size": 64, "label_noise": 0.4}
+    points = [
+        ("base", 0.0, {}, 80.0), ("sam", 0.3, {}, 90.0), ("sam", 0.5, {}, 95.0), ("sam", 0.7, {"warmup": 0.5}, 94.0),
+        ("sam", 1.4, {"warmup": 0.5}, 93.0), ("sam", 0.3, {"warmup": 0.5}, 91.0), ("sam", 0.3, {"begin": 0.7}, 85.0),
+        ("msam", 0.5, {}, 99.0),
+    ]  # fmt: skip
+    path = tmp_path / "runs.jsonl"
+    with path.open("w") as file:
+        for name, rho, times, mean in points:
+            for seed, off in enumerate((-1, 1)):
+                run = bed | times | {"optimizer": name, "rho": rho, "seed": seed}
+                passes = 60 if name == "base" else 78 if "begin" in times else 120
+                result = {"test_accuracy": (mean + off) / 100, "gradient_passes": passes}
+                file.write(json.dumps({"run": run, "result": result}) + "\n")
+    radius.main([str(path)])
+    printed = capsys.readouterr().out
+    what = "digits, mlp, batch 64, 40% redrawn | 80.0 ± 1.0"
+    assert f"| {what} | 0.5: 95.0 ± 1.0 | 0.7: 94.0 ± 1.0 | -1.0 | 1.4: 93.0 ± 1.0 |" in printed
+    assert f"| {what} (60) | 0.3 | 90.0 ± 1.0 (120) | 91.0 ± 1.0 (120) |  | 85.0 ± 1.0 (78) |  |" in printed
+    one, other = (radius.Found(mean, 0.0, 1.0, 1, True) for mean in (0.5, 0.51))
+    assert (str(one), other.behind(one)) == ("0.5000", "-2.0%")
+
+
 def test_data_from_a_file_with_wrong_labels(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
@@ -88,6 +160,40 @@ def test_data_from_a_file_with_wrong_labels(tmp_path):
     np.testing.assert_array_equal(clean.x_train, noisy.x_train)
     assert np.mean(clean.y_train != noisy.y_train) == pytest.approx(0.45, abs=0.05)
     np.testing.assert_array_equal(clean.y_test, arrays["y_test"][:, 0])
+
+
+def test_tables_are_standardized_and_have_wrong_labels_or_numbers():
+    clean, noisy = (datasets.load("wine", None, 0, noise, None) for noise in (0.0, 0.5))
+    np.testing.assert_allclose(clean.x_train.mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(clean.x_train.std(0), 1.0, atol=1e-5)
+    assert (clean.classes, clean.target) == (3, 3)
+    assert np.mean(clean.y_train != noisy.y_train) == pytest.approx(1 / 3, abs=0.1)
+    numbers = datasets.load("diabetes", None, 0, 0.0, None)
+    assert (numbers.classes, numbers.target) == (0, 1)
+    assert numbers.y_train.std() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_series_are_cut_into_windows_that_follow_one_another(tmp_path):
+    hours = np.arange(20 * datasets.HOURS)[:, None] + 1000.0 * np.arange(7)
+    rows = "\n".join(",".join(["date", *map(str, row)]) for row in hours)
+    (tmp_path / "hours.csv").write_text("date,a,b,c,d,e,f,g\n" + rows)
+    data = datasets.load("", str(tmp_path / "hours.csv"), 0, 0.0, None)
+    assert data.x_train.shape == (12 * datasets.HOURS - 512 - 96 + 1, 512, 7)
+    assert (data.target, data.x_train.dtype) == ((96, 7), "float32")
+    step = 1 / hours[: 12 * datasets.HOURS, 0].std()
+    for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test), data.validation):
+        np.testing.assert_allclose(y[:, 0] - x[:, -1], step, rtol=1e-2)
+        np.testing.assert_allclose(np.diff(x[:9, 0], axis=0), step, rtol=1e-2)
+    assert len(data.x_test) == len(data.validation[0]) == 4 * datasets.HOURS - 96 + 1
+
+
+def test_the_forecast_goes_with_level_and_scale_of_the_series():
+    model = models.MODELS["samformer"]((32, 3), (8, 3))
+    x = np.random.default_rng(0).normal(size=(4, 32, 3)).astype("float32")
+    forecast = model.predict(x, verbose=0)
+    assert forecast.shape == (4, 8, 3)
+    np.testing.assert_allclose(model.predict(5 * x + 2, verbose=0), 5 * forecast + 2, atol=1e-3)
+    assert model.count_params() == 2 * (32 * 16 + 16) + 32 * 32 + 32 + 32 * 8 + 8 + 6
 
 
 def test_batches_see_every_sample_once_an_epoch_and_augmentation_moves_them():
