@@ -10,8 +10,8 @@ from keras import layers
 
 import keras_sam
 from keras_sam import analysis
-from keras_sam.analysis.data import Batches
 from keras_sam.analysis.objective import Objective, flatten, unflatten
+from keras_sam.models.batches import Batches
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -115,7 +115,8 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, trained):
     assert trained == [0.2]
     np.testing.assert_array_equal(found.validation[:, -1], [0.0, 0.1, 0.2])
     assert json.loads(path.read_text())["settings"]["epochs"] == 2
-    for other in ({"epochs": 1}, {"seed": 4}, {"monitor": "val_accuracy"}):
+    assert keras_sam.find_rho(network(), X, Y, **options).reason == found.reason  # where nothing is left to do
+    for other in ({"epochs": 1}, {"seed": 4}, {"monitor": "val_accuracy"}, {"mode": "max"}):
         with pytest.raises(ValueError, match="`path` must be of the same sweep"):
             keras_sam.find_rho(network(), X, Y, **options | other)
     model = network()
@@ -135,7 +136,7 @@ RUN = {"train": [2.0, 1.0], "collapsed": False}
 
 
 @pytest.mark.parametrize(
-    ("runs", "largest", "rho", "reason"),
+    ("runs", "is_max", "rho", "reason"),
     [
         ([(1.0, 0), (0.8, 0), (0.9, 0)], False, 0.1, "best at rho=0.1: 0.8, where the base optimizer alone has 1."),
         ([(1.0, 0), (0.8, 0), (0.9, 0)], True, 0.0, "so that SAM brings nothing in so many epochs."),
@@ -145,9 +146,9 @@ RUN = {"train": [2.0, 1.0], "collapsed": False}
         ([(1.0, 1), (1.0, 1), (1.0, 1)], False, 0.0, "No radius has learned anything"),
     ],
 )
-def test_recommendation(runs, largest, rho, reason):
-    runs = [RUN | {"validation": [2.0, last], "collapsed": bool(collapsed)} for last, collapsed in runs]
-    found = rho_sweep._result([0.0, 0.1, 0.2], runs, "val_x", largest)
+def test_recommendation(runs, is_max, rho, reason):
+    runs = [RUN | {"validation": [2.0, last], "collapsed": bool(fell), "max": is_max} for last, fell in runs]
+    found = rho_sweep._result([0.0, 0.1, 0.2], runs, "val_x")
     assert found.rho == rho
     assert reason in found.reason
 

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sam.analysis.data import Batches
 from keras_sam.analysis.objective import Objective
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import Spectrum, Trace
+from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sam.analysis.data import Batches
 from keras_sam.analysis.objective import Objective, flatten, unflatten
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import Landscape
+from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
 

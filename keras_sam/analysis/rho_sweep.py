@@ -1,8 +1,5 @@
 """A sweep of the radius: a short training with each, from the same weights."""
 
-import contextlib
-import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +7,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import RhoSweep
+from keras_sam.analysis.trainings import Trainings, fingerprint
+from keras_sam.analysis.unchanged import unchanged
 from keras_sam.models.collapse import only_guesses
 from keras_sam.optimizers import RhoWarmup, SAMOptimizer, arguments
 
@@ -83,11 +81,12 @@ def find_rho(
     optimizer = _checked(model, x, fit_options)
     radii = _radii(optimizer, rhos)
     epochs = arguments.positive_integer("epochs", epochs)
-    with _unchanged(model) as start:
-        file = _File(path, {"start": _fingerprint(model), "epochs": epochs, "seed": seed, "monitor": monitor})
+    with unchanged(model) as start:
+        settings = {"start": fingerprint(model), "epochs": epochs, "seed": seed, "monitor": monitor, "mode": mode}
+        trainings = Trainings(path, settings)
         progress = Progress(len(radii) * epochs, "epoch", verbose)
         for rho in radii:
-            if file.has(rho):
+            if trainings.has(rho):
                 for _ in range(epochs):
                     progress.step()
                 continue
@@ -98,9 +97,9 @@ def find_rho(
                 raise ValueError(f"`monitor` must be one of {sorted(logs)}. Received: monitor={monitor!r}")
             train = logs.get(monitor.removeprefix("val_"), logs["loss"])
             collapsed = not np.isfinite(logs["loss"][-1]) or bool(only_guesses(model, x, y))
-            file.add(rho, {"train": train, "validation": logs[monitor], "collapsed": collapsed})
-        largest = _is_max(model, monitor, mode)
-    return _result(radii, [file.runs[repr(rho)] for rho in radii], monitor, largest)
+            run = {"train": train, "validation": logs[monitor], "collapsed": collapsed}
+            trainings.add(rho, run | {"max": _is_max(model, monitor, mode)})
+    return _result(radii, [trainings.runs[repr(rho)] for rho in radii], monitor)
 
 
 def _checked(model: Any, x: Any, fit_options: dict[str, Any]) -> SAMOptimizer:
@@ -153,83 +152,6 @@ def _fit(model: Any, progress: Progress, seed: int, options: dict[str, Any]) -> 
     return {name: [float(value) for value in values] for name, values in history.history.items()}
 
 
-class _Start:
-    """The state from which each training begins."""
-
-    def __init__(self, model: Any) -> None:
-        every = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
-        self.variables = list({id(v): v for v in every}.values())
-        self.values = [np.array(ops.convert_to_numpy(v)) for v in self.variables]
-
-    def restore(self) -> None:
-        """Put it back."""
-        for variable, value in zip(self.variables, self.values, strict=True):
-            variable.assign(value)
-
-
-@contextlib.contextmanager
-def _unchanged(model: Any) -> Iterator[_Start]:
-    """Let the model be as it was afterwards."""
-    optimizer = model.optimizer
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    names = {model: ("train_function", "_compiled_steps", "stop_training"), optimizer: ("_rho", "_training")}
-    before = {each: {name: getattr(each, name) for name in of_it} for each, of_it in names.items()}
-    history = vars(model).get("history")
-    start = _Start(model)
-    try:
-        yield start
-    finally:
-        model.reset_metrics()  # of which the first training may have created some
-        start.restore()
-        for each, values in before.items():
-            for name, value in values.items():
-                setattr(each, name, value)
-        model.history = history
-
-
-class _File:
-    """The finished trainings, in memory and in a file."""
-
-    def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
-        self.path, self.settings = None if path is None else Path(path), settings
-        self.runs: dict[str, dict[str, Any]] = {}
-        if self.path is not None and self.path.exists():
-            found = json.loads(self.path.read_text())
-            if found["settings"] != settings:
-                raise ValueError(
-                    f"`path` must be of the same sweep, or not exist: {path} is of {found['settings']}. "
-                    f"Received: {settings}"
-                )
-            self.runs = found["runs"]
-
-    def has(self, rho: float) -> bool:
-        """Whether the training with this radius is there."""
-        return repr(rho) in self.runs
-
-    def add(self, rho: float, run: dict[str, Any]) -> None:
-        """Keep a training; the file is whole at any time."""
-        self.runs[repr(rho)] = run
-        if self.path is not None:
-            beside = self.path.with_name(self.path.name + ".part")
-            beside.write_text(json.dumps({"settings": self.settings, "runs": self.runs}))
-            beside.replace(self.path)
-
-
-def _fingerprint(model: Any) -> str:
-    """What the trainings begin from: weights and optimizer."""
-
-    def told(config: Any) -> Any:
-        if not isinstance(config, dict):
-            return config
-        return {key: told(value) for key, value in config.items() if key not in ("name", "rho")}
-
-    digest = hashlib.sha256(json.dumps(told(model.optimizer.get_config()), sort_keys=True, default=str).encode())
-    for weights in model.get_weights():
-        digest.update(np.ascontiguousarray(weights).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _is_max(model: keras.Model, monitor: str, mode: str) -> bool:
     """Whether more is better, as Keras sees it."""
     judge = keras.callbacks.EarlyStopping(monitor, mode=mode, patience=9)
@@ -240,11 +162,11 @@ def _is_max(model: keras.Model, monitor: str, mode: str) -> bool:
     return bool(judge.best == 1.0)
 
 
-def _result(radii: list[float], runs: list[dict[str, Any]], monitor: str, largest: bool) -> RhoSweep:
+def _result(radii: list[float], runs: list[dict[str, Any]], monitor: str) -> RhoSweep:
     train, validation = (_rows([run[part] for run in runs]) for part in ("train", "validation"))
     collapsed = np.array([run["collapsed"] for run in runs])
     last = np.array([run["validation"][-1] for run in runs])
-    score = np.where(collapsed | np.isnan(last), -np.inf, last if largest else -last)
+    score = np.where(collapsed | np.isnan(last), -np.inf, last if runs[0]["max"] else -last)
     best = int(np.argmax(score))
     return RhoSweep(
         np.array(radii), train, validation, collapsed, monitor, radii[best], _reason(radii, last, score, best, monitor)

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sam.analysis.data import Batches
 from keras_sam.analysis.objective import Objective
 from keras_sam.analysis.progress import Progress
+from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sam.analysis.data import Batches
+from keras_sam.models.batches import Batches
 
 EPOCHS = 3  # that the loss must have stayed where it is
 SAMPLES = 256

@@ -34,6 +34,9 @@ class SAMModel:
     a condition. Set `log_sharpness = False` in the class, or on the model before `compile`, to do without. There is
     none with one gradient pass (`MSAMOptimizer`), and `train_on_batch` returns it with `return_dict=True` only.
 
+    `fit` warns, once, if after some epochs the network still does no more than guess, as it does with too large a
+    radius. For that it looks at some of the data again, but only where the loss stays at what it was.
+
     Raises:
         TypeError: when the class is defined, if a Keras model stands before `SAMModel`.
         RuntimeError: in the first step, if that hands no gradients to `model.optimizer`, a SAM optimizer.
