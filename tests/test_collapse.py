@@ -139,7 +139,7 @@ def test_nothing_changes_by_looking():
         return [np.array(keras.ops.convert_to_numpy(v)) for v in every]
 
     before, weights = state(), weights_of(model)
-    assert collapse.gain_of_looking(model, X, Y) > 0.05
+    assert collapse.gain_of_looking(model, (X, Y, None)) > 0.05
     for old, new in zip(before, state(), strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(weights, weights_of(model))
@@ -152,7 +152,7 @@ def test_the_gain_is_that_of_the_losses():
     losses = [float(LOSS(np.roll(Y, shift), answers)) for shift in range(96)]
     others = np.mean([losses[shift] for shift in range(1, 96, 12)])
     # In order of the arrays, all of which are taken.
-    assert collapse.gain_of_looking(model, X, Y) == pytest.approx((others - losses[0]) / losses[0], rel=1e-4)
+    assert collapse.gain_of_looking(model, (X, Y, None)) == pytest.approx((others - losses[0]) / losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +166,43 @@ def test_the_gain_is_that_of_the_losses():
 )
 def test_what_it_is_for_a_loss_to_stay(losses, expected):
     assert collapse.stays(losses) is expected
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([0.0001], True),  # nothing at all
+        ([0.0015, 0.0012, 0.0011, 0.001, 0.001, 0.0009], True),  # little, and less and less
+        ([0.0015, 0.0012, 0.0011, 0.001, 0.001], False),  # so far
+        ([0.0009, 0.0009, 0.0008, 0.0008, 0.0009, 0.001], False),  # it may begin to learn
+        ([0.02, 0.01, 0.008, 0.006, 0.005, 0.004], False),  # it has learned something
+    ],
+)
+def test_what_it_is_to_be_stuck(gains, expected):
+    assert collapse.stuck(gains) is expected
+
+
+def test_a_collapse_after_it_had_learned(monkeypatch):
+    model = network()
+    callback = collapse.CollapseWarning(X, Y)
+    callback.set_model(model)
+    model.optimizer.build(model.trainable_variables)
+    gains = [0.2, 0.03, 0.02, 0.01, 0.0001]
+    monkeypatch.setattr(collapse, "gain_of_looking", lambda model, samples: gains.pop(0))
+    losses = [2.3, 2.2, 2.2, 2.2, 2.2, 2.25, 2.26, 2.26, 2.27, 2.28]  # the first look in the fourth epoch, then none
+    for epoch, loss in enumerate(losses):
+        callback.on_epoch_end(epoch, {"loss": loss})
+    assert gains == [0.0001]
+    with pytest.warns(UserWarning, match=r"After 11 epochs .* the loss \(2\.29\) is that of guessing"):
+        callback.on_epoch_end(11, {"loss": 2.29})
+
+
+def test_samples_are_from_all_over_arrays_and_the_first_of_a_data_set():
+    x, y = np.arange(1000.0)[:, None], np.arange(1000)
+    found = collapse.samples_of({"a": x}, y)
+    assert (found[0]["a"].shape, int(found[1][0]), int(found[1][-1])) == ((256, 1), 0, 999)
+    batches = [(x[i : i + 50], y[i : i + 50], np.ones(50)) for i in range(0, 1000, 50)]
+    assert [tuple(part.shape) for part in collapse.samples_of(batches)] == [(300, 1), (300,), (300,)]
+    batches[2] = (np.zeros((50, 2)), *batches[2][1:])  # longer sequences
+    assert [tuple(part.shape) for part in collapse.samples_of(batches)] == [(100, 1), (100,), (100,)]
+    assert collapse.samples_of(iter(batches)) is None
