@@ -16,10 +16,9 @@ def pytest_collection_modifyitems(config, items):
     """Leave out tests of another backend's own modes, such as `tf.function`, and of packages nobody asked for."""
 
     def belongs(item):
-        marker = item.get_closest_marker("only")
         if item.get_closest_marker("peer") and not config.getoption("peers"):
             return False
-        return marker is None or keras.backend.backend() in marker.args
+        return all(keras.backend.backend() in marker.args for marker in item.iter_markers("only"))
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]

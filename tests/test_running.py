@@ -113,14 +113,17 @@ class Counting(keras.layers.Layer):
 
 
 @pytest.mark.only("tensorflow", "torch")  # on JAX such variables never move, with or without SAM
-@three
+@pytest.mark.parametrize(
+    ("algorithm", "mode"),  # PyTorch compiles for half a minute
+    [(a, m) for a in ALGORITHMS for m in MODES if BACKEND != "torch" or m != "compiled" or a == "sam"],
+)
 def test_variables_that_the_model_does_not_have_move_once(algorithm, mode):
     found = []
     for optimizer in (SGD(0.1), ALGORITHMS[algorithm](SGD(0.1), rho=NOTHING)):
         keras.utils.set_random_seed(0)
         counting, loss = Counting(), AveragingLoss()
         model = SAMSequential([keras.Input((5,)), counting, Dense(2)])
-        trained(model, optimizer, loss=loss, **mode)
+        trained(model, optimizer, loss=loss, **MODES[mode])
         assert float(ops.convert_to_numpy(counting.helper.count)) == 3.0
         found.append([float(ops.convert_to_numpy(loss.average)), *weights_of(model)])
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)

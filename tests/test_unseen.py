@@ -90,11 +90,11 @@ def test_a_step_sees_the_metrics_that_it_would_see_without(plain, with_sam, quic
         assert "sharpness" not in model.evaluate(*classes(), verbose=0, return_dict=True)
         assert "sharpness" not in [m.name for m in model.metrics]
         histories[getattr(optimizer, "rho", None)] = history
-    rise = histories[0.0].pop("sharpness")
+    rise = histories[NOTHING].pop("sharpness")
     assert rise == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert histories[0.0].keys() == histories[None].keys()
+    assert histories[NOTHING].keys() == histories[None].keys()
     for name, values in histories[None].items():
-        assert histories[0.0][name] == pytest.approx(values, abs=1e-5)
+        assert histories[NOTHING][name] == pytest.approx(values, abs=1e-5)
     assert histories[0.5]["sharpness"][0] > 0.05
 
 
