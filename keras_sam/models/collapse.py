@@ -72,7 +72,8 @@ class CollapseWarning(keras.callbacks.Callback):
         """Of the step before."""
         optimizer = self.model.optimizer  # on JAX this brings the iterations up to date
         rho = optimizer.rho
-        return rho if isinstance(rho, float) else float(optimizer.radius_at(int(optimizer.iterations.numpy()) - 1))
+        iterations = int(ops.convert_to_numpy(optimizer.iterations))  # no variable where gradients are accumulated
+        return rho if isinstance(rho, float) else float(optimizer.radius_at(iterations - 1))
 
 
 def stays(losses: list[float]) -> bool:
