@@ -73,7 +73,7 @@ class CollapseWarning(keras.callbacks.Callback):
         optimizer = self.model.optimizer  # on JAX this brings the iterations up to date
         rho = optimizer.rho
         iterations = int(ops.convert_to_numpy(optimizer.iterations))  # no variable where gradients are accumulated
-        return rho if isinstance(rho, float) else float(optimizer.radius_at(iterations - 1))
+        return rho if isinstance(rho, float) else float(optimizer.radius_at(max(0, iterations - 1)))
 
 
 def stays(losses: list[float]) -> bool:
