@@ -94,7 +94,7 @@ class SAMModel:
     def _trains_as_keras_does(self) -> bool:
         """Whether the loss that it trains with is that of `compute_loss`."""
         step = super().train_step  # type: ignore[misc]
-        return type(self).train_step is SAMModel.train_step and step.__func__ is keras.Model.train_step
+        return type(self).train_step is SAMModel.train_step and getattr(step, "__func__", None) is keras.Model.train_step
 
     if not backend.can_train:
         fit = train_on_batch = backend.refuse  # type: ignore[assignment]
