@@ -93,8 +93,8 @@ class SAMModel:
 
     def _trains_as_keras_does(self) -> bool:
         """Whether the loss that it trains with is that of `compute_loss`."""
-        step = super().train_step  # type: ignore[misc]
-        return type(self).train_step is SAMModel.train_step and getattr(step, "__func__", None) is keras.Model.train_step
+        step = getattr(super().train_step, "__func__", None)  # type: ignore[misc] # a `tf.function` has none
+        return type(self).train_step is SAMModel.train_step and step is keras.Model.train_step
 
     if not backend.can_train:
         fit = train_on_batch = backend.refuse  # type: ignore[assignment]
