@@ -23,9 +23,9 @@ import keras
 import models
 
 import keras_sam
+from keras_sam.models import collapse
 
 SAM = keras_sam.SAMOptimizer
-COLLAPSE = "After .* epochs with a radius above 0"  # a warning
 # Name: class, options beyond rho, and the radius that suits it on the digits.
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "base": (None, {}, 0.0),
@@ -84,7 +84,7 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
         callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)]
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as said:
-        warnings.filterwarnings("always", COLLAPSE)
+        warnings.filterwarnings("always", collapse.MESSAGE)
         fit = {"epochs": epochs, "verbose": 0, "validation_data": data.validation, "callbacks": callbacks}
         history = model.fit(batches, **fit).history
     seconds = time.perf_counter() - start
@@ -97,7 +97,7 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
         found
         | {
             "losses": [float(f"{loss:.4g}") for loss in history["loss"]],  # by epoch, while it trained
-            "told": any(re.match(COLLAPSE, str(each.message)) for each in said),  # that it has collapsed
+            "told": any(re.match(collapse.MESSAGE, str(each.message)) for each in said),  # that it has collapsed
             "epochs_trained": epochs,
             "gradient_passes": passes * epochs,  # over the training data
             "seconds": round(seconds, 2),

@@ -12,7 +12,7 @@ from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import RhoSweep
 from keras_sam.analysis.trainings import Trainings, fingerprint
 from keras_sam.analysis.unchanged import unchanged
-from keras_sam.models.collapse import only_guesses
+from keras_sam.models.collapse import MESSAGE, only_guesses
 from keras_sam.optimizers import RhoWarmup, SAMOptimizer, arguments
 
 FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the optimizer's radius
@@ -147,7 +147,7 @@ def _fit(model: Any, progress: Progress, seed: int, options: dict[str, Any]) -> 
     )
     callbacks = [*(given if isinstance(given, (list, tuple)) else [given]), own]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "After .* epochs with a radius above 0")  # here it is a finding
+        warnings.filterwarnings("ignore", MESSAGE)  # here it is a finding
         history = model.fit(callbacks=callbacks, verbose=0, **options)
     return {name: [float(value) for value in values] for name, values in history.history.items()}
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_sam.models.batches import Batches
 
+MESSAGE = "After .* epochs with a radius above 0"  # how the warning begins, a regular expression
 EPOCHS = 3  # that the loss must have stayed where it is
 SAMPLES = 256
 LEARNED = 0.05  # a gain of looking from which on a network does more than guess
