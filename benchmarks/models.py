@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 
 def mlp(shape: tuple[int, ...], classes: int, width: int = 256) -> keras.Model:
@@ -50,6 +50,7 @@ class SAMformer(keras.Model):
 
     def call(self, x: Any) -> Any:
         """Forecast, from series that are normalized each by itself and scaled back at the end."""
+        ops = keras.ops  # which legacy Keras, of which the other networks are built too, has not
         mean = ops.mean(x, axis=1, keepdims=True)
         deviation = ops.sqrt(ops.var(x, axis=1, keepdims=True) + 1e-5)
         z = ops.transpose((x - mean) / deviation * self.scale + self.shift, (0, 2, 1))

@@ -54,6 +54,16 @@ class SAMFunctional(keras_sam.SAMModel, keras.Model):
     """A functional model that trains with SAM."""
 
 
+class CountedTraces(keras.layers.Layer):
+    """Counts how often Python runs it, which compiled code does only while it is traced."""
+
+    traces = 0
+
+    def call(self, x):
+        self.traces += 1
+        return x
+
+
 class Fragile(keras.layers.Layer):
     """Raises in the call that `countdown` reaches."""
 
