@@ -72,9 +72,10 @@ class CollapseWarning(keras.callbacks.Callback):
     def _radius(self) -> float:
         """Of the step before."""
         optimizer = self.model.optimizer  # on JAX this brings the iterations up to date
-        rho = optimizer.rho
+        if isinstance(optimizer.rho, float):
+            return optimizer.rho
         iterations = int(ops.convert_to_numpy(optimizer.iterations))  # no variable where gradients are accumulated
-        return rho if isinstance(rho, float) else float(optimizer.radius_at(max(0, iterations - 1)))
+        return float(optimizer.radius_at(max(0, iterations - 1)))
 
 
 def stays(losses: list[float]) -> bool:

@@ -27,7 +27,7 @@ class MSAMOptimizer(SAMOptimizer):
 
     Args:
         base_optimizer: The optimizer that updates the weights, its name, or its config.
-        rho: Radius of the neighbourhood, as in `SAMOptimizer`. Start from 0.3; MSAM wants a larger one than SAM.
+        rho: Radius of the neighbourhood, as in `SAMOptimizer`. MSAM wants a larger one than SAM: 1 to 2.
         momentum: Float >= 0 and below 1, how slowly v forgets.
         name: Name of the optimizer and prefix of its variables.
         **kwargs: `epsilon` and `perturb`, as in `SAMOptimizer`.
@@ -60,7 +60,7 @@ class MSAMOptimizer(SAMOptimizer):
     }
 
     def __init__(
-        self, base_optimizer: Any, rho: Any = 0.3, momentum: float = 0.9, name: str = "msam", **kwargs: Any
+        self, base_optimizer: Any, rho: Any = 1.5, momentum: float = 0.9, name: str = "msam", **kwargs: Any
     ) -> None:
         super().__init__(base_optimizer, rho, name=name, **kwargs)
         self.momentum = arguments.number("momentum", momentum, lambda value: 0 <= value < 1, "a float >= 0 and below 1")

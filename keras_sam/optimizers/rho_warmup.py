@@ -38,7 +38,7 @@ class RhoWarmup(keras.optimizers.schedules.LearningRateSchedule):
         >>> rho = keras_sam.RhoWarmup(0.5, warmup=100, begin=50, end=400)
         >>> [float(rho(step)) for step in (0, 50, 100, 150, 399, 400)]
         [0.0, 0.0, 0.25, 0.5, 0.5, 0.0]
-        >>> optimizer = keras_sam.SAMOptimizer("adam", rho=keras_sam.RhoWarmup(0.5, warmup=0.5))  # over the first half
+        >>> optimizer = keras_sam.SAMOptimizer("adam", rho=keras_sam.RhoWarmup(0.5, warmup=0.25))  # over a quarter
     """
 
     def __init__(
