@@ -1,7 +1,7 @@
-"""What the sweeps of the radius say: the documented setting beside the best of all, when it pays to climb, and how often
-`fit` warned.
+"""What the sweeps of the radius say: the documented setting beside the best of all, and when it pays to climb.
 
-Reads files of `generalization.py`, and prints a line for each bed: data, network, batch size and share of wrong labels.
+Reads files of `generalization.py`. Prints a line for each bed, which is data, network, batch size and share of wrong
+labels, and how often `fit` warned of a collapse.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def times_table(everything: dict[Bed, dict[Setting, Found]]) -> str:
 
 
 def warned(lines: Iterable[str]) -> str:
-    """In how many of the runs with SAM that ended at guessing, and of those that did not, `fit` warned of a collapse."""
+    """In how many of the runs with SAM that ended at guessing, and of the others, `fit` warned of a collapse."""
     told: dict[bool, list[bool]] = {True: [], False: []}
     for line in lines:
         record = json.loads(line)
