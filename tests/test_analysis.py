@@ -104,6 +104,21 @@ def test_eigenvalues_equal_those_of_the_dense_hessian(model, data, dense_hessian
     np.testing.assert_allclose(smallest.values, expected[:1], rtol=1e-4)
 
 
+def test_losses_that_layers_add_are_measured_too(data):
+    class Adds(layers.Layer):
+        def call(self, x):
+            self.add_loss(0.1 * keras.ops.mean(x**2))
+            return x
+
+    hidden = layers.Dense(6, activation="tanh", activity_regularizer=keras.regularizers.L2(0.1))
+    model = keras.Sequential([keras.Input((5,)), hidden, Adds(), layers.Dense(3)])
+    model.compile(loss=LOSS)
+    objective = Objective(model, Batches(*data, batch_size=50))
+    expected = model.evaluate(*data, batch_size=50, verbose=0)
+    assert objective.loss(objective.start) == pytest.approx(expected, rel=1e-6)
+    assert objective.loss(objective.start) == pytest.approx(expected, rel=1e-6)  # nothing has been left from before
+
+
 def test_a_negative_eigenvalue():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
     model.set_weights([np.array([[0.0], [0.0]])])

@@ -78,7 +78,7 @@ class Objective:
 
     def _loss(self, weights: Sequence[Any], batch: Any) -> Any:
         x, y, sample_weight = batch
-        scope = keras.StatelessScope()
+        scope = keras.StatelessScope(collect_losses=True)  # those of `add_loss` and of activities
         # Not by the constructor's argument, which would round to the precision of the variables.
         scope.state_mapping.update({id(v): w for v, w in zip(self.variables, weights, strict=True)})
         with scope:
