@@ -142,6 +142,7 @@ def test_tables_of_the_radius(tmp_path, capsys):
     what = "digits, mlp, batch 64, 40% redrawn | 80.0 ± 1.0"
     assert f"| {what} | 0.7: 95.0 ± 1.0 | 0.5: 94.0 ± 1.0 | -1.0 | 1: 11.0 ± 1.0 | 92.0 ± 1.0 |" in printed
     assert f"| {what} (60) | 0.3 | 90.0 ± 1.0 (120) | 91.0 ± 1.0 (120) |  | 85.0 ± 1.0 (78) |  |" in printed
+    assert "of the best constant radius, or better, in 1 of 1" in printed
     assert "Warned in 3 of 4 runs that ended at guessing, and in 0 of 14 that did not." in printed
     one, other = (radius.Found(mean, 0.0, 1.0, 1, True) for mean in (0.5, 0.51))
     assert (str(one), other.behind(one)) == ("0.5000", "-2.0%")

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import generalization
 import pytest
+import radius
 import step_cost
 import summary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CHOOSING_RHO = (ROOT / "docs" / "choosing_rho.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
 SHOWN = ("digits_rho", "digits_passes", "cifar10", "cifar10_short")  # as tables; all others as plots
+TASKS = {  # of the README's table to start from, by data set
+    "cifar10": "images, a convolutional network from scratch",
+    "digits": "images, fully connected layers from scratch",
+    "ETTh1": "time series, a transformer",
+    "wine": "tables of numbers, fully connected layers",
+}
 COSTS = {
     "`SAMOptimizer`": ["sam"],
     "`ascent_fraction=0.25`": ["sam_quarter"],
@@ -59,7 +67,6 @@ def test_the_readme_has_what_the_summary_prints(name):
     [
         ("digits", (0.0, "base", 0.0), "within a point of SGD (97.6%)"),
         ("digits", (0.8, "sam", 0.5), "trains nothing (11%)"),
-        ("digits", (0.8, "sam", 0.3), "reaches 86%"),
         ("digits", (0.8, "base", 0.0), "SGD 43%"),
         ("cifar10", (0.4, "sam", 0.1), "30.9% against"),
         ("cifar10", (0.4, "base", 0.0), "against 29.5%"),
@@ -70,6 +77,57 @@ def test_figures_in_the_readmes_sentences(file, setting, said):
     (figure,) = re.findall(r"[\d.]+(?=%)", said)
     (row,) = [row for row in rows(file) if (row.noise, row.optimizer, row.rho) == setting]
     assert f"{row.mean:.{len(figure.partition('.')[2])}f}" == figure
+
+
+def test_the_page_on_rho_has_what_was_found():
+    files = sorted(RESULTS.glob("radius_*.jsonl"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    everything = radius.beds(lines)
+    for table in (radius.settings_table(everything), radius.times_table(everything)):
+        assert f"\n{table}\n" in CHOOSING_RHO
+    for sentence in (radius.warned(lines), radius.held(everything)):
+        assert sentence in re.sub(r"\s+", " ", CHOOSING_RHO)
+    assert f"{radius.held(everything)} [trainings measured]" in re.sub(r"\s+", " ", README)
+
+
+def test_figures_in_the_sentences_of_the_page_on_rho():
+    everything = radius.beds((RESULTS / "radius_digits.jsonl").read_text().splitlines())
+    said = re.sub(r"\s+", " ", CHOOSING_RHO)
+
+    def means(noise, rho, warmup, models=("mlp64", "mlp", "mlp512")):
+        setting = radius.Setting("sam", rho, warmup, 0.0)
+        return [found[setting].mean for bed, found in everything.items() if bed.noise == noise and bed.model in models]
+
+    for template, values in (
+        ("next to nothing with so many ({} to {}%)", means(0.8, 0.5, 0.0)),
+        ("with 40% wrong labels either ({} to {}%)", means(0.4, 1.0, 0.0)),
+        ("one that rises to 1 reaches {} to {}%", means(0.4, 1.0, 0.25)),
+        ("it reaches {} to {}% at twice the radius", means(0.8, 1.0, 0.5, ("mlp64", "mlp"))),
+    ):
+        assert template.format(f"{min(values):.0f}", f"{max(values):.0f}") in said
+    wide = everything[radius.Bed("digits", "mlp", 64, 0.8)]
+    small = [wide[radius.Setting("sam", 0.3, warmup, 0.0)].mean for warmup in (0.0, 0.25)]
+    assert "({:.1f} and {:.1f}% with 256 units in batches of 64)".format(*small) in said
+    assert f"to 0.5 reaches {wide[radius.Setting('sam', 0.5, 0.25, 0.0)].mean:.0f}%" in re.sub(r"\s+", " ", README)
+    behind = {}
+    for bed, found in everything.items():
+        fixed = radius.constant(found)
+        documented = found[radius.Setting("sam", *bed.documented, 0.0)].mean
+        behind[bed[1:]] = round(fixed[radius.best(fixed)].mean - documented, 1)
+        twice = found[radius.Setting("sam", 2 * bed.documented[0], bed.documented[1], 0.0)].mean
+        assert (twice < 65) == (bed.noise == 0.8)
+    far = {bed: points for bed, points in behind.items() if points > 1}
+    assert far == {("mlp64", 256, 0.8): 3.1, ("mlp512", 64, 0.8): 2.7}
+    assert "by 3.1 points with 64 units in batches of 256 and by 2.7 with 512 units in batches of 64" in said
+
+
+def test_the_readme_starts_from_what_was_measured():
+    files = [file.read_text().splitlines() for file in RESULTS.glob("radius_*.jsonl")]
+    documented = {bed.dataset: bed.documented for bed in radius.beds(line for lines in files for line in lines)}
+    assert {rise for _, rise in documented.values()} == {0.25}
+    assert "`rho=keras_sam.RhoWarmup(RADIUS, warmup=0.25)`" in README
+    for dataset, task in TASKS.items():
+        assert re.search(rf"^\| {task} \|.*\| {documented[dataset][0]:g} \|$", README, re.MULTILINE)
 
 
 def test_cheap_modes_keep_nearly_all_of_the_gain_on_digits():

@@ -27,7 +27,8 @@ class MSAMOptimizer(SAMOptimizer):
 
     Args:
         base_optimizer: The optimizer that updates the weights, its name, or its config.
-        rho: Radius of the neighbourhood, as in `SAMOptimizer`. MSAM wants a larger one than SAM: 1 to 2.
+        rho: Radius of the neighbourhood, as in `SAMOptimizer`. MSAM wants a larger one than SAM, 1 to 2, but
+            not on small tables.
         momentum: Float >= 0 and below 1, how slowly v forgets.
         name: Name of the optimizer and prefix of its variables.
         **kwargs: `epsilon` and `perturb`, as in `SAMOptimizer`.
