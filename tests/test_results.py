@@ -79,9 +79,12 @@ def test_figures_in_the_readmes_sentences(file, setting, said):
     assert f"{row.mean:.{len(figure.partition('.')[2])}f}" == figure
 
 
+def lines_on_rho():
+    return [line for file in sorted(RESULTS.glob("radius_*.jsonl")) for line in file.read_text().splitlines()]
+
+
 def test_the_page_on_rho_has_what_was_found():
-    files = sorted(RESULTS.glob("radius_*.jsonl"))
-    lines = [line for file in files for line in file.read_text().splitlines()]
+    lines = lines_on_rho()
     everything = radius.beds(lines)
     for table in (radius.settings_table(everything), radius.times_table(everything)):
         assert f"\n{table}\n" in CHOOSING_RHO
@@ -122,12 +125,22 @@ def test_figures_in_the_sentences_of_the_page_on_rho():
 
 
 def test_the_readme_starts_from_what_was_measured():
-    files = [file.read_text().splitlines() for file in RESULTS.glob("radius_*.jsonl")]
-    documented = {bed.dataset: bed.documented for bed in radius.beds(line for lines in files for line in lines)}
+    documented = {bed.dataset: bed.documented for bed in radius.beds(lines_on_rho())}
     assert {rise for _, rise in documented.values()} == {0.25}
     assert "`rho=keras_sam.RhoWarmup(RADIUS, warmup=0.25)`" in README
     for dataset, task in TASKS.items():
         assert re.search(rf"^\| {task} \|.*\| {documented[dataset][0]:g} \|$", README, re.MULTILINE)
+
+
+def test_what_the_readme_says_of_the_other_algorithms_radii():
+    """Times SAM's, each at its best on the digits with 40% of the labels redrawn."""
+    radii = {name: row.rho for (noise, name), row in summary.best(rows("digits")).items() if noise == 0.4}
+    times = {name: round(rho / radii["sam"], 1) for name, rho in radii.items()}
+    others = {"sam_every_5", "wsam", "friendly_sam", "vasso"}
+    assert {name for name, factor in times.items() if factor == 1.0} == others | {"sam"}
+    said = (times[name] for name in ("gsam", "looksam", "sam_quarter", "asam"))
+    template = "GSAM {:g} times SAM's, LookSAM {:g}, `ascent_fraction=0.25` {:g}, ASAM {:g}; the others SAM's"
+    assert template.format(*said) in README
 
 
 def test_cheap_modes_keep_nearly_all_of_the_gain_on_digits():
