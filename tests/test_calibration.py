@@ -129,6 +129,7 @@ def test_saved_and_loaded(tmp_path):
         ((LOGITS, LABELS), "pass `from_logits=True`. Received: outputs from -"),
         ((P, LABELS + 1), r"from 0 to 3, or one-hot vectors of 4.*Received: shape \(50,\), from 1 to 4"),
         ((P, np.eye(3)[LABELS % 3]), r"Received: shape \(50, 3\)"),
+        ((P, LABELS / 4), r"must be integers.*Received: shape \(50,\), from 0.0 to 0.75"),
         ((P, None), "There must be labels"),
         (([],), "at least one sample"),
         ((P, LABELS, 0), "`bins` must be an integer >= 1"),

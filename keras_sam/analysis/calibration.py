@@ -128,10 +128,10 @@ def _integers(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The label of each sample, from integers or one-hot vectors."""
     samples, classes = shape
     one_hot = labels.shape == shape and classes > 1
-    found = labels.argmax(1) if one_hot else labels.reshape(-1).astype("int64")
-    if len(found) != samples or found.min() < 0 or found.max() >= classes:
+    found = labels.argmax(1) if one_hot else labels.reshape(-1)
+    if len(found) != samples or found.min() < 0 or found.max() >= classes or (found != found.astype("int64")).any():
         raise ValueError(
             f"The labels must be integers from 0 to {classes - 1}, or one-hot vectors of {classes}, one for each of "
             f"{samples} samples. Received: shape {labels.shape}, from {labels.min()} to {labels.max()}"
         )
-    return np.asarray(found)
+    return np.asarray(found.astype("int64"))
