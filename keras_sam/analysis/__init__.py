@@ -2,20 +2,27 @@
 
 from keras_sam.analysis.hessian import hessian_eigenvalues, hessian_trace
 from keras_sam.analysis.landscape import interpolate, loss_landscape
+from keras_sam.analysis.path_landscape import PathLandscape, path_landscape
+from keras_sam.analysis.path_plots import plot_path
 from keras_sam.analysis.plots import plot_landscape, plot_rho_sweep, plot_spectrum, plot_training
 from keras_sam.analysis.results import Landscape, RhoSweep, Spectrum, Trace
 from keras_sam.analysis.rise import sharpness
+from keras_sam.analysis.training_path import TrainingPath
 
 __all__ = [
     "Landscape",
+    "PathLandscape",
     "RhoSweep",
     "Spectrum",
     "Trace",
+    "TrainingPath",
     "hessian_eigenvalues",
     "hessian_trace",
     "interpolate",
     "loss_landscape",
+    "path_landscape",
     "plot_landscape",
+    "plot_path",
     "plot_rho_sweep",
     "plot_spectrum",
     "plot_training",

@@ -78,7 +78,7 @@ def loss_landscape(
             f"`directions` must be one or two vectors of {len(objective.start)} elements. "
             f"Received: shapes {[d.shape for d in directions]}"
         )
-    coordinates = np.linspace(-span, span, _points(points))
+    coordinates = np.linspace(-span, span, number_of_points(points))
     losses = np.empty([len(coordinates)] * len(directions))
     progress = Progress(losses.size, "point", verbose)
     for index in np.ndindex(losses.shape):
@@ -139,7 +139,7 @@ def interpolate(
     floating = [i for i, v in enumerate(model.weights) if "float" in keras.backend.standardize_dtype(v.dtype)]
     objective = Objective(model, Batches(x, y, batch_size), variables=[model.weights[i] for i in floating])
     a, b = (flatten(weights[i] for i in floating) for weights in (weights_a, weights_b))
-    coordinates = np.linspace(-margin, 1 + margin, _points(points))
+    coordinates = np.linspace(-margin, 1 + margin, number_of_points(points))
     progress, losses = Progress(len(coordinates), "point", verbose), []
     for c in coordinates:
         losses.append(objective.loss((1 - c) * a + c * b))
@@ -162,5 +162,6 @@ def filter_normalized(rng: np.random.Generator, weights: np.ndarray, shapes: Seq
     return flatten(parts)
 
 
-def _points(points: Any) -> int:
+def number_of_points(points: Any) -> int:
+    """The integer >= 2 that was asked for."""
     return int(arguments.number("points", points, lambda value: value >= 2 and value == int(value), "an integer >= 2"))
