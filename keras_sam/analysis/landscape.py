@@ -132,13 +132,8 @@ def interpolate(
         [0.  0.5 1. ] [1. 4. 9.]
     """
     margin = arguments.number("margin", margin, lambda value: value >= 0, "a float >= 0")
-    for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
-        shapes = [np.shape(w) for w in weights]
-        if shapes != [tuple(v.shape) for v in model.weights]:
-            raise ValueError(f"`{name}` must have the shapes of `model.get_weights()`. Received: shapes {shapes}")
-    floating = [i for i, v in enumerate(model.weights) if "float" in keras.backend.standardize_dtype(v.dtype)]
-    objective = Objective(model, Batches(x, y, batch_size), variables=[model.weights[i] for i in floating])
-    a, b = (flatten(weights[i] for i in floating) for weights in (weights_a, weights_b))
+    variables, a, b = solutions(model, weights_a, weights_b)
+    objective = Objective(model, Batches(x, y, batch_size), variables)
     coordinates = np.linspace(-margin, 1 + margin, number_of_points(points))
     progress, losses = Progress(len(coordinates), "point", verbose), []
     for c in coordinates:
@@ -160,6 +155,19 @@ def filter_normalized(rng: np.random.Generator, weights: np.ndarray, shapes: Seq
             d *= norms[1] / norms[0]
         parts.append(d)
     return flatten(parts)
+
+
+def solutions(
+    model: keras.Model, weights_a: Sequence[Any], weights_b: Sequence[Any]
+) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """The floating-point variables of a model, and flat vectors of two solutions in these."""
+    for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
+        shapes = [np.shape(w) for w in weights]
+        if shapes != [tuple(v.shape) for v in model.weights]:
+            raise ValueError(f"`{name}` must have the shapes of `model.get_weights()`. Received: shapes {shapes}")
+    floating = [i for i, v in enumerate(model.weights) if "float" in keras.backend.standardize_dtype(v.dtype)]
+    a, b = (flatten(weights[i] for i in floating) for weights in (weights_a, weights_b))
+    return [model.weights[i] for i in floating], a, b
 
 
 def number_of_points(points: Any) -> int:

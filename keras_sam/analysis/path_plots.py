@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_sam.analysis.connection import Connection
 from keras_sam.analysis.path_landscape import PathLandscape
 from keras_sam.analysis.plots import _axes, _legend, _range
 from keras_sam.analysis.training_path import TrainingPath
@@ -57,6 +58,29 @@ def plot_path(results: Path | Mapping[str, Path], ax: Any = None, title: str = "
             **{f"{axis}label": f"{rank} direction ({share:.1%} of the variance)" for axis, rank, share in ordinals},
         )
     return axes if isinstance(results, Mapping) else axes[0]
+
+
+def plot_connection(results: Connection | Mapping[str, Connection], ax: Any = None) -> Any:
+    """Draw the loss along the curve between two solutions, and, dashed, along the straight line.
+
+    Args:
+        results: What `connect` returns, or several by name.
+        ax: Matplotlib axes to draw in; a new figure if `None`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    (ax,) = _axes(1) if ax is None else (ax,)
+    named = results if isinstance(results, Mapping) else {"": results}
+    for index, (name, result) in enumerate(named.items()):
+        for way, losses, style in (("curve", result.curve, "-"), ("straight line", result.line, "--")):
+            label = f"{name}: {way}" if name else way
+            ax.plot(result.coordinates, losses, style, color=f"C{index}", label=label)
+    ax.set(xlabel="from one solution to the other (t)", ylabel="loss")
+    return _legend(ax, {"curve": None})
 
 
 def _losses(ax: Any, result: PathLandscape, low: float, high: float) -> None:
