@@ -204,7 +204,10 @@ def test_batches_of_a_data_set(normed, ends, data):
 
 def test_samples_are_shuffled_with_their_targets():
     batches = Batches({"a": np.arange(9)}, 10 * np.arange(9), batch_size=4)
-    parts = [(np.array(x["a"]), np.array(y)) for (x, y, _), _ in _shuffled(batches, np.random.default_rng(0))]
+    parts = [
+        (keras.ops.convert_to_numpy(x["a"]), keras.ops.convert_to_numpy(y))
+        for (x, y, _), _ in _shuffled(batches, np.random.default_rng(0))
+    ]
     x, y = (np.concatenate(each) for each in zip(*parts, strict=True))
     assert (sorted(x), [len(part) for part, _ in parts]) == (list(range(9)), [4, 4, 1])
     assert x.tolist() != list(range(9))
