@@ -82,6 +82,32 @@ class Landscape(Result):
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibration(Result):
+    """How far the probabilities of a classifier can be believed.
+
+    Attributes:
+        expected_calibration_error: How far confidence and accuracy lie apart, on average over the bins, from 0 to 1.
+            Even a calibrated model shows some, of the order of the square root of bins over samples.
+        log_likelihood: Of the labels, mean over the samples, in nats.
+        brier_score: Mean squared distance of the probabilities from the labels, from 0 to 2.
+        accuracy: Share of the samples whose likeliest class is right.
+        confidences: Float64 array of shape `(bins,)`: the mean confidence in each, the lowest first.
+        accuracies: Float64 array of shape `(bins,)`: the accuracy in each.
+        mass: Float64 array of shape `(bins,)`: the share of the samples' weight in each.
+        samples: How many.
+    """
+
+    expected_calibration_error: float
+    log_likelihood: float
+    brier_score: float
+    accuracy: float
+    confidences: np.ndarray
+    accuracies: np.ndarray
+    mass: np.ndarray
+    samples: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RhoSweep(Result):
     """Short trainings with several radii.
 
