@@ -7,6 +7,8 @@ from keras_sam.analysis.landscape import interpolate, loss_landscape
 from keras_sam.analysis.path_landscape import PathLandscape, path_landscape
 from keras_sam.analysis.path_plots import plot_connection, plot_path
 from keras_sam.analysis.plots import plot_landscape, plot_rho_sweep, plot_spectrum, plot_training
+from keras_sam.analysis.reliability import plot_reliability
+from keras_sam.analysis.reporting.report import Report, report
 from keras_sam.analysis.results import Calibration, Landscape, RhoSweep, Spectrum, Trace
 from keras_sam.analysis.rise import sharpness
 from keras_sam.analysis.training_path import TrainingPath
@@ -16,6 +18,7 @@ __all__ = [
     "Connection",
     "Landscape",
     "PathLandscape",
+    "Report",
     "RhoSweep",
     "Spectrum",
     "Trace",
@@ -30,8 +33,10 @@ __all__ = [
     "plot_connection",
     "plot_landscape",
     "plot_path",
+    "plot_reliability",
     "plot_rho_sweep",
     "plot_spectrum",
     "plot_training",
+    "report",
     "sharpness",
 ]
