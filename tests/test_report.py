@@ -15,7 +15,7 @@ from matplotlib.image import imread
 import keras_sam
 from keras_sam import analysis
 from keras_sam.analysis.objective import Objective
-from keras_sam.analysis.reporting.page import shown
+from keras_sam.analysis.reporting.page import _row, shown
 from keras_sam.analysis.reporting.sections import SECTIONS, Settings
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -141,6 +141,19 @@ def test_the_page_has_every_figure(two, page):
     assert "Two & more" in text
 
 
+def test_how_figures_are_shown():
+    figures = [0.0123456, -1e-7, 1234567, True, [2.0, 3.5], "SGD"]
+    assert [shown(value) for value in figures] == [
+        "0.01235",
+        "\N{MINUS SIGN}1e\N{MINUS SIGN}07",
+        "1,234,567",
+        "yes",
+        "2, 3.5",
+        "SGD",
+    ]
+    assert _row("a<b", ["<i>"], "x&y") == "<tr><th>a&lt;b<small>x&amp;y</small></th><td>&lt;i&gt;</td></tr>"
+
+
 def test_the_page_is_whole_and_alone(page):
     assert page.open == []
     assert page.links == []
@@ -204,8 +217,13 @@ def test_a_model_stays_as_it_was(data, monkeypatch):
     model = classifier(keras_sam.SAMOptimizer("adam"))
     model.fit(*data, batch_size=20, verbose=0)
     before = state(model)
-    analysis.report(model, *data, **SMALL)
+    found = analysis.report(model, *data, **SMALL)
     compare(state(model), before)
+    figures = found.results[model.name]["evaluation"]  # with nothing in it of the metrics of `fit`
+    assert figures["accuracy"] == pytest.approx(
+        model.evaluate(*data, verbose=0, return_dict=True)["accuracy"], abs=1e-6
+    )
+    before = state(model)
     monkeypatch.setattr(model, "compute_metrics", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         analysis.report(model, *data, **SMALL)
