@@ -9,7 +9,7 @@ import numpy as np
 class Data(NamedTuple):
     """Float32 samples, images from 0 to 1 with a channel axis; integer labels, of which some of `y_train` are wrong.
 
-    Or float32 targets, and no `classes`; with a part for validation if the weights are to be those of the best epoch.
+    Or float32 targets, and no `classes`. With a part for validation the weights are to be those of the best epoch.
     """
 
     x_train: np.ndarray
@@ -25,21 +25,36 @@ class Data(NamedTuple):
         return self.classes or (self.y_train.shape[1:] if self.y_train.ndim > 2 else self.y_train.shape[1])
 
 
-TABLES = ("breast_cancer", "wine", "diabetes")  # of scikit-learn
+TABLES = ("breast_cancer", "wine", "iris", "diabetes")  # of scikit-learn
 HOURS = 30 * 24  # of a month
-SERIES = (512, 96)  # hours that are known, and to forecast
+KNOWN = 512  # hours that a forecast may look at
 
 
-def load(name: str, file: str | None, seed: int, label_noise: float, train_size: int | None) -> Data:
-    """Load `file`, or the data set `name`; redraw the share `label_noise` of the training labels."""
+def load(
+    name: str,
+    file: str | None,
+    seed: int,
+    label_noise: float,
+    train_size: int | None = None,
+    validation: int = 0,
+    test_size: int | None = None,
+    horizon: int = 96,
+) -> Data:
+    """Load `file`, or the data set `name`; redraw the share `label_noise` of the training labels.
+
+    `validation` of the training samples become a part of their own, with the right labels where these are known: those
+    before any is redrawn, or `y_train_clean` where a file has it. `horizon` is how many hours to forecast.
+    """
     rng = np.random.default_rng(seed)
     if file is not None and file.endswith(".csv"):
-        return _series(np.loadtxt(file, delimiter=",", skiprows=1, usecols=range(1, 8), dtype="float32"))
+        return _series(np.loadtxt(file, delimiter=",", skiprows=1, usecols=range(1, 8), dtype="float32"), horizon)
     if name in TABLES and file is None:
-        return _table(name, seed, label_noise, rng)
+        return _table(name, seed, label_noise, validation, rng)
+    right = None
     if file is not None:
         with np.load(file) as arrays:
             parts = [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+            right = arrays.get("y_train_clean")
     elif name == "digits":
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -53,19 +68,28 @@ def load(name: str, file: str | None, seed: int, label_noise: float, train_size:
         parts = [x_train, y_train, x_test, y_test]
     x_train, y_train, x_test, y_test = parts
     chosen = rng.permutation(len(x_train))[:train_size]
-    x_train, x_test = (_images(x) for x in (x_train[chosen], x_test))
-    y_train, y_test = (np.ravel(y).astype("int32") for y in (y_train[chosen], y_test))
+    right = np.ravel(y_train if right is None else right)[chosen].astype("int32")
+    x_train, x_test = (_images(x) for x in (x_train[chosen], x_test[:test_size]))
+    y_train, y_test = (np.ravel(y).astype("int32") for y in (y_train[chosen], y_test[:test_size]))
     classes = int(max(y_train.max(), y_test.max())) + 1
-    return Data(x_train, _redrawn(y_train, label_noise, classes, rng), x_test, y_test, classes)
+    x_train, y_train, apart = _apart(x_train, y_train, right, validation)
+    return Data(x_train, _redrawn(y_train, label_noise, rng), x_test, y_test, classes, apart)
 
 
-def _redrawn(y: np.ndarray, share: float, classes: int, rng: np.random.Generator) -> np.ndarray:
+def _apart(x: np.ndarray, y: np.ndarray, right: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Without the last `size` samples, and these with the right labels."""
+    return (x[:-size], y[:-size], (x[-size:], right[-size:])) if size else (x, y, None)
+
+
+def _redrawn(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Some labels drawn from all classes; some numbers from all of them."""
     redrawn = rng.choice(len(y), round(share * len(y)), replace=False)
-    y[redrawn] = rng.integers(classes, size=len(redrawn))
+    labels = y.ndim == 1
+    y[redrawn] = rng.integers(int(y.max()) + 1, size=len(redrawn)) if labels else rng.choice(y, len(redrawn))
     return y
 
 
-def _table(name: str, seed: int, label_noise: float, rng: np.random.Generator) -> Data:
+def _table(name: str, seed: int, label_noise: float, validation: int, rng: np.random.Generator) -> Data:
     """Rows of numbers, standardized by the training rows; targets too, where they are numbers."""
     import sklearn.datasets
     from sklearn.model_selection import train_test_split
@@ -76,20 +100,21 @@ def _table(name: str, seed: int, label_noise: float, rng: np.random.Generator) -
     x, x_test = ((part - x.mean(0)).astype("float32") / x.std(0).astype("float32") for part in (x, x_test))
     if labels is None:
         y, y_test = ((part - y.mean())[:, None].astype("float32") / y.std().astype("float32") for part in (y, y_test))
-        return Data(x, y, x_test, y_test)
-    classes = int(labels.max()) + 1
-    return Data(x, _redrawn(y.astype("int32"), label_noise, classes, rng), x_test, y_test.astype("int32"), classes)
+    else:
+        y, y_test = y.astype("int32"), y_test.astype("int32")
+    x, y, apart = _apart(x, y, y, validation)
+    classes = 0 if labels is None else int(labels.max()) + 1
+    return Data(x, _redrawn(y, label_noise, rng), x_test, y_test, classes, apart)
 
 
-def _series(values: np.ndarray) -> Data:
+def _series(values: np.ndarray, horizon: int) -> Data:
     """Windows of `(hours, 7)`: 12 months to train with, 4 to choose the epoch and 4 to test, as in arXiv 2402.10198."""
-    known, ahead = SERIES
     ends = [12 * HOURS, 16 * HOURS, 20 * HOURS]
     values = (values - values[: ends[0]].mean(0)) / values[: ends[0]].std(0)
     parts = []
-    for begin, end in zip([0, ends[0] - known, ends[1] - known], ends, strict=True):
-        windows = np.lib.stride_tricks.sliding_window_view(values[begin:end], known + ahead, axis=0).swapaxes(1, 2)
-        parts.append((windows[:, :known], windows[:, known:]))
+    for begin, end in zip([0, ends[0] - KNOWN, ends[1] - KNOWN], ends, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(values[begin:end], KNOWN + horizon, axis=0).swapaxes(1, 2)
+        parts.append((windows[:, :KNOWN], windows[:, KNOWN:]))
     train, validation, test = parts
     return Data(*train, *test, validation=validation)
 

@@ -23,6 +23,7 @@ import keras
 import models
 
 import keras_sam
+from keras_sam import analysis
 from keras_sam.models import collapse
 
 SAM = keras_sam.SAMOptimizer
@@ -59,26 +60,11 @@ def title(name: str) -> str:
 
 def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
     """Train one network as `run` says; returns what came out."""
-    keras.utils.set_random_seed(run["seed"])
-    data = datasets.load(run["dataset"], file, run["seed"], run["label_noise"], run["train_size"])
-    batches = datasets.Batches(data, run["batch_size"], run["augment"], run["seed"])
-    model = models.MODELS[run["model"]](data.x_train.shape[1:], data.target)
     algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
-    rise = {time: run[time] for time in ("warmup", "begin") if time in run}
     passes = 1.0 if algorithm is None else algorithm("sgd", **options).gradient_passes
-    passes -= (passes - 1.0) * rise.get("begin", 0.0)
+    passes -= (passes - 1.0) * run.get("begin", 0.0)
     epochs = round(run["epochs"] / passes) if run["equal"] == "passes" else run["epochs"]
-    rate = run["learning_rate"]
-    if run["schedule"] == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
-    optimizer = BASES[run.get("base", "sgd")](rate, weight_decay=run["weight_decay"] or None)
-    if algorithm is not None:
-        rho = keras_sam.RhoWarmup(run["rho"], **rise) if rise else run["rho"]
-        model, optimizer = keras_sam.as_sam_model(model), algorithm(optimizer, rho=rho, **options)
-    if data.classes:
-        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    else:
-        model.compile(optimizer, "mse")
+    model, data, batches = prepared(run, file, epochs)
     callbacks = []
     if data.validation is not None:
         callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)]
@@ -88,22 +74,80 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
         fit = {"epochs": epochs, "verbose": 0, "validation_data": data.validation, "callbacks": callbacks}
         history = model.fit(batches, **fit).history
     seconds = time.perf_counter() - start
-    test = model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True)
+    found: dict[str, Any] = tested(model, data)
     fitted = model.evaluate(data.x_train, data.y_train, batch_size=500, verbose=0, return_dict=True)
-    found = {"test_loss": float(test["loss"]), "train_loss": float(fitted["loss"])}
+    found["train_loss"] = float(fitted["loss"])
     if data.classes:  # the train accuracy is that on the labels given
-        found |= {"test_accuracy": float(test["accuracy"]), "train_accuracy": float(fitted["accuracy"])}
-    return (
-        found
-        | {
-            "losses": [float(f"{loss:.4g}") for loss in history["loss"]],  # by epoch, while it trained
-            "told": any(re.match(collapse.MESSAGE, str(each.message)) for each in said),  # that it has collapsed
-            "epochs_trained": epochs,
-            "gradient_passes": passes * epochs,  # over the training data
-            "seconds": round(seconds, 2),
-        }
-        | environment.describe()
-    )
+        found["train_accuracy"] = float(fitted["accuracy"])
+    found |= {
+        "losses": [float(f"{loss:.4g}") for loss in history["loss"]],  # by epoch, while it trained
+        "told": any(re.match(collapse.MESSAGE, str(each.message)) for each in said),  # that it has collapsed
+        "epochs_trained": epochs,
+        "gradient_passes": passes * epochs,  # over the training data
+        "seconds": round(seconds, 2),
+    }
+    if "quantize" in run:
+        found["quantized"] = {mode: tested(quantized(model, mode), data) for mode in run["quantize"]}
+    return found | environment.describe()
+
+
+def prepared(run: dict[str, Any], file: str | None, epochs: int) -> tuple[keras.Model, datasets.Data, datasets.Batches]:
+    """The compiled network of a run, with its data."""
+    keras.utils.set_random_seed(run["seed"])
+    asked = {name: run[name] for name in ("validation", "test_size", "horizon") if name in run}
+    data = datasets.load(run["dataset"], file, run["seed"], run["label_noise"], run["train_size"], **asked)
+    model = models.MODELS[run["model"]](data.x_train.shape[1:], data.target)
+    if run.get("frozen"):
+        model, data = head(model, data)
+    batches = datasets.Batches(data, run["batch_size"], run["augment"], run["seed"])
+    rate = run["learning_rate"]
+    if run["schedule"] == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
+    optimizer = BASES[run.get("base", "sgd")](rate, weight_decay=run["weight_decay"])
+    algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
+    if algorithm is not None:
+        rise = {time: run[time] for time in ("warmup", "begin") if time in run}
+        rho = keras_sam.RhoWarmup(run["rho"], **rise) if rise else run["rho"]
+        model, optimizer = keras_sam.as_sam_model(model), algorithm(optimizer, rho=rho, **options)
+    if data.classes:
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    else:
+        model.compile(optimizer, "mse")
+    return model, data, batches
+
+
+def head(model: keras.Model, data: datasets.Data) -> tuple[keras.Model, datasets.Data]:
+    """The last layer as a network by itself, and the data as this layer sees them."""
+    before = keras.Model(model.input, model.layers[-1].input)
+    parts = [data.x_train, data.x_test] if data.validation is None else [data.x_train, data.x_test, data.validation[0]]
+    x_train, x_test, *rest = (before.predict(x, batch_size=100, verbose=0) for x in parts)
+    apart = (rest[0], data.validation[1]) if data.validation is not None else None
+    last = keras.Sequential([keras.Input(x_train.shape[1:]), model.layers[-1]])
+    return last, data._replace(x_train=x_train, x_test=x_test, validation=apart)
+
+
+def tested(model: keras.Model, data: datasets.Data) -> dict[str, float]:
+    """What the model makes of the test data: for classes the loss is the negative log-likelihood."""
+    if not data.classes:
+        return {"test_loss": float(model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0))}
+    found = analysis.calibration(model, data.x_test, data.y_test, batch_size=500)
+    return {
+        "test_loss": -found.log_likelihood,
+        "test_accuracy": found.accuracy,
+        "calibration_error": found.expected_calibration_error,
+        "brier_score": found.brier_score,
+    }
+
+
+def quantized(model: keras.Model, mode: str) -> keras.Model:
+    """A plain model whose weights have become integers, where Keras can: not those of convolutions."""
+    plain = keras.models.clone_model(keras_sam.as_plain_model(model))
+    plain.set_weights(model.get_weights())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
+        plain.quantize(mode)
+    plain.compile(loss=model.loss)
+    return plain
 
 
 def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -114,6 +158,8 @@ def plan(args: argparse.Namespace) -> list[dict[str, Any]]:
     }
     settings |= {"dataset": Path(args.data).stem if args.data else args.dataset, "train_size": args.train_size}
     settings |= {"base": args.base} if args.base != "sgd" else {}
+    more = ("validation", "test_size", "horizon", "frozen", "quantize")
+    settings |= {name: getattr(args, name) for name in more if getattr(args, name)}
     runs = []
     rises: list[dict[str, float]] = [{}]
     if args.warmup or args.begin:
@@ -146,6 +192,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data", help="an .npz file with x_train, y_train, x_test, y_test instead, or the .csv file of ETTh1")
     add("--label-noise", type=float, nargs="+", default=[0.4], help="shares of the train labels to redraw (0.4)")
     add("--train-size", type=int, help="use so many training samples only")
+    add("--test-size", type=int, help="use so many test samples only")
+    add(
+        "--validation", type=int, help="set so many training samples apart and keep the weights of the epoch best there"
+    )
+    add("--horizon", type=int, help="hours of ETTh1 to forecast (96)")
     add("--model", choices=list(models.MODELS), default="mlp", help="%(default)s")
     add("--optimizers", type=_names, default=["base", "sam"], help="of " + ",".join(OPTIMIZERS) + " (base,sam)")
     add("--rho", type=float, nargs="+", help="radii; each optimizer's own for the digits if not given")
@@ -164,6 +215,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--learning-rate", type=float, default=0.05, help="%(default)s")
     add("--schedule", choices=["constant", "cosine"], default="cosine", help="of the learning rate (%(default)s)")
     add("--weight-decay", type=float, default=0.0, help="%(default)s")
+    add("--frozen", action="store_true", help="train the head of a pre-trained network only, on what the rest computes")
+    add("--quantize", nargs="+", choices=["int8", "int4"], help="test once more after `model.quantize` of each")
     add("--augment", action="store_true", help="pad and crop, and flip")
     add("--out", type=Path, default=Path("generalization.jsonl"), help="%(default)s")
     args = parser.parse_args(argv)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import efficientnet
 import keras
 from keras import layers
 
@@ -33,6 +34,15 @@ def transformer(shape: tuple[int, ...], classes: int) -> keras.Model:
     hidden = layers.Dense(128, activation="relu")(x)
     x = layers.LayerNormalization()(x + layers.Dropout(0.1)(layers.Dense(64)(hidden)))
     return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling1D()(x)))
+
+
+def columns(shape: tuple[int, ...], outputs: int) -> keras.Model:
+    """A transformer of one block for a row of numbers, each of which is a token (arXiv 2106.11959)."""
+    inputs = keras.Input(shape)
+    x = layers.EinsumDense("bc,cd->bcd", (shape[0], 32), bias_axes="cd")(inputs)
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 8)(x, x))
+    x = layers.LayerNormalization()(x + layers.Dense(32)(layers.Dense(64, activation="relu")(x)))
+    return keras.Model(inputs, layers.Dense(outputs)(layers.GlobalAveragePooling1D()(x)))
 
 
 class SAMformer(keras.Model):
@@ -82,7 +92,9 @@ MODELS: dict[str, Callable[[tuple[int, ...], Any], keras.Model]] = {
     "mlp": mlp,
     "mlp64": functools.partial(mlp, width=64),
     "mlp512": functools.partial(mlp, width=512),
+    "columns": columns,
     "samformer": lambda shape, target: SAMformer(*shape, target[0]),
+    "efficientnet": efficientnet.fine_tuned,
     "resnet8": lambda shape, classes: resnet(shape, classes, 1),
     "resnet8_half": lambda shape, classes: resnet(shape, classes, 1, stride=2),  # a quarter of the cost
     "resnet20": lambda shape, classes: resnet(shape, classes, 3),

@@ -15,7 +15,7 @@ import radius
 import step_cost
 import summary
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+EVIDENCE = (Path(__file__).parents[1] / "docs" / "evidence.md").read_text()
 QUICK = ["--label-noise", "0.4", "--epochs", "1", "--seeds", "2", "--train-size", "128"]
 
 
@@ -54,9 +54,9 @@ def test_an_interrupted_sweep_goes_on(run, tmp_path, monkeypatch):
         assert record["result"]["gradient_passes"] == (2 if record["run"]["optimizer"] == "sam" else 1)
 
 
-def test_the_readmes_sweep(tmp_path, monkeypatch, capsys):
+def test_a_sweep_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^python benchmarks/(\w+).py (.*)$", README, re.MULTILINE)
+    commands = re.findall(r"^python benchmarks/(\w+).py (.*)$", EVIDENCE, re.MULTILINE)
     assert [script for script, _ in commands] == ["generalization", "summary"]
     sweep, table = (options.split() for _, options in commands)
     generalization.main([*sweep, *QUICK[2:4], *QUICK[6:]])  # in one epoch of few samples
@@ -188,6 +188,9 @@ def test_series_are_cut_into_windows_that_follow_one_another(tmp_path):
         np.testing.assert_allclose(y[:, 0] - x[:, -1], step, rtol=1e-2)
         np.testing.assert_allclose(np.diff(x[:9, 0], axis=0), step, rtol=1e-2)
     assert len(data.x_test) == len(data.validation[0]) == 4 * datasets.HOURS - 96 + 1
+    far = datasets.load("", str(tmp_path / "hours.csv"), 0, 0.0, horizon=720)
+    assert far.target == (720, 7)
+    np.testing.assert_array_equal(far.y_test[0, :96], data.y_test[0])
 
 
 def test_the_forecast_goes_with_level_and_scale_of_the_series():
@@ -197,6 +200,16 @@ def test_the_forecast_goes_with_level_and_scale_of_the_series():
     assert forecast.shape == (4, 8, 3)
     np.testing.assert_allclose(model.predict(5 * x + 2, verbose=0), 5 * forecast + 2, atol=1e-3)
     assert model.count_params() == 2 * (32 * 16 + 16) + 32 * 32 + 32 + 32 * 8 + 8 + 6
+
+
+def test_a_row_of_numbers_is_a_row_of_tokens():
+    model = models.MODELS["columns"]((5,), 3)
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    assert model.predict(x, verbose=0).shape == (4, 3)
+    tokens = keras.Model(model.input, model.layers[1].output)
+    kernel, bias = model.layers[1].get_weights()
+    expected = x[:, :, None] * kernel + bias
+    np.testing.assert_allclose(tokens.predict(x, verbose=0), expected, atol=1e-5)
 
 
 def test_batches_see_every_sample_once_an_epoch_and_augmentation_moves_them():

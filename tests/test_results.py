@@ -1,4 +1,4 @@
-"""The results that are kept, in `benchmarks/results`: made by the scripts beside them, and as the README has them."""
+"""The results that are kept, in `benchmarks/results`: made by the scripts beside them, and as the pages have them."""
 
 import json
 import re
@@ -13,7 +13,9 @@ import summary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CHOOSING_RHO = (ROOT / "docs" / "choosing_rho.md").read_text()
+CHOOSING_RHO, COST, EVIDENCE, LIMITS = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("choosing_rho", "cost", "evidence", "limits")
+)
 RESULTS = ROOT / "benchmarks" / "results"
 SHOWN = ("digits_rho", "digits_passes", "cifar10", "cifar10_short")  # as tables; all others as plots
 TASKS = {  # of the README's table to start from, by data set
@@ -58,8 +60,8 @@ def test_every_file_of_runs_has_its_script():
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_readme_has_what_the_summary_prints(name):
-    assert f"\n{summary.table(rows(name))}\n" in README
+def test_the_pages_have_what_the_summary_prints(name):
+    assert f"\n{summary.table(rows(name))}\n" in EVIDENCE + LIMITS
 
 
 @pytest.mark.parametrize(
@@ -72,8 +74,8 @@ def test_the_readme_has_what_the_summary_prints(name):
         ("cifar10", (0.4, "base", 0.0), "against 29.5%"),
     ],
 )
-def test_figures_in_the_readmes_sentences(file, setting, said):
-    assert said in re.sub(r"\s+", " ", README)
+def test_figures_in_sentences_on_limits(file, setting, said):
+    assert said in re.sub(r"\s+", " ", LIMITS)
     (figure,) = re.findall(r"[\d.]+(?=%)", said)
     (row,) = [row for row in rows(file) if (row.noise, row.optimizer, row.rho) == setting]
     assert f"{row.mean:.{len(figure.partition('.')[2])}f}" == figure
@@ -111,7 +113,7 @@ def test_figures_in_the_sentences_of_the_page_on_rho():
     wide = everything[radius.Bed("digits", "mlp", 64, 0.8)]
     small = [wide[radius.Setting("sam", 0.3, warmup, 0.0)].mean for warmup in (0.0, 0.25)]
     assert "({:.1f} and {:.1f}% with 256 units in batches of 64)".format(*small) in said
-    assert f"to 0.5 reaches {wide[radius.Setting('sam', 0.5, 0.25, 0.0)].mean:.0f}%" in re.sub(r"\s+", " ", README)
+    assert f"to 0.5 reaches {wide[radius.Setting('sam', 0.5, 0.25, 0.0)].mean:.0f}%" in re.sub(r"\s+", " ", LIMITS)
     behind = {}
     for bed, found in everything.items():
         fixed = radius.constant(found)
@@ -155,16 +157,22 @@ def test_with_right_labels_all_are_close_to_sgd():
         assert {name for name in found if abs(found[name] - found["base"]) > points} <= {"looksam"}
 
 
-def test_the_readme_has_the_costs_that_were_measured():
+def test_the_costs_are_those_measured():
     files = [json.loads((RESULTS / f"step_cost_{name}.json").read_text()) for name in ("tensorflow", "jax", "torch")]
+    said = {}
     for title, names in COSTS.items():
-        (row,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", README, re.MULTILINE)
+        (row,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", COST, re.MULTILINE)
         found = iter(row.split(" | "))
         for network in ("resnet20", "transformer"):
             for file in files:
                 costs = file["results"][f"{network}, batch 128"]
                 known = [costs[name] for name in names if name in costs]
-                assert next(found) == (f"{known[0]['ratio']:.2f}" if known else "fails")
+                shown = f"{known[0]['ratio']:.2f}" if known else "fails"
+                assert next(found) == shown
+                said.setdefault(title, []).append(shown)
+    template = "`SAMOptimizer` {0} to {1} times, `ascent_fraction=0.25` {2} to {3}, `MSAMOptimizer` {4} to {5}"
+    ranges = [f(said[title][:3]) for title in [*list(COSTS)[:2], "`MSAMOptimizer`"] for f in (min, max)]
+    assert template.format(*ranges) in re.sub(r"\s+", " ", README)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
