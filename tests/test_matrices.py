@@ -8,7 +8,6 @@ import pytest
 from keras import layers
 from reference import cross_entropy, flatten, gradient, unflatten
 
-from keras_sam import analysis
 from keras_sam.analysis.objective import MATRICES, Objective
 from keras_sam.models.batches import Batches
 
@@ -171,18 +170,12 @@ def test_fisher_is_the_mean_outer_product_of_the_samples_gradients(build):
     np.testing.assert_allclose(objective.products(vectors), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("build", [two_inputs_two_outputs, attention, convolution])
-def test_gauss_newton_is_the_hessian_where_outputs_are_linear(build):
-    model, x, y = build()
-    last = r"(label|number)/" if build is two_inputs_two_outputs else rf"{model.layers[-1].name}/"
-    objectives = [Objective(model, Batches(x, y, 6), last, matrix) for matrix in ("hessian", "gauss_newton")]
+def test_gauss_newton_is_the_hessian_where_outputs_are_linear():
+    model, x, y = two_inputs_two_outputs()
+    objectives = [Objective(model, Batches(x, y, 6), "(label|number)/", matrix) for matrix in MATRICES[:2]]
     vectors = np.random.default_rng(1).normal(size=(len(objectives[0].start), 2))
     hessian, gauss_newton = (objective.products(vectors) for objective in objectives)
     np.testing.assert_allclose(gauss_newton, hessian, rtol=0, atol=1e-5 * np.abs(hessian).max())
-    full = [Objective(model, Batches(x, y, 6), matrix=matrix) for matrix in ("hessian", "gauss_newton")]
-    vectors = np.random.default_rng(1).normal(size=(len(full[0].start), 1))
-    hessian, gauss_newton = (objective.products(vectors) for objective in full)
-    assert np.abs(gauss_newton - hessian).max() > 0.01 * np.abs(hessian).max()
 
 
 def test_softmax_outputs_are_probabilities(problem):

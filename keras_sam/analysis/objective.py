@@ -130,10 +130,10 @@ class Objective:
             if not backend.derivatives.missing(error):
                 raise
             raise ValueError(
-                f"`model` and its loss must consist of operations with derivatives that the backend knows, and one has "
-                f"none: {_last_line(error)}. Products with the Hessian need the second one: measure what needs one only, "
-                f"such as `sharpness`, or `matrix='gauss_newton'`; or choose another layer. "
-                f"Received: model={self.model!r}"
+                "`model` and its loss must consist of operations whose derivatives the backend knows; one has none. "
+                "Curvature needs second derivatives: measure what needs the first only, such as `sharpness`, or put "
+                "another operation in its place. "
+                f"Received: model={self.model!r}, of which the backend says: {_last_line(error)}"
             ) from error
 
     def _loss(self, weights: Sequence[Any], batch: Any) -> Any:

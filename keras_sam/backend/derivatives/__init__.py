@@ -2,10 +2,11 @@
 
 differentiate(loss)            its value, gradient and products with its Hessian, as compiled functions
 through_outputs(predict, middle)
-                               products with `J' M J`, where J is the Jacobian of the outputs, and M what is in the middle
+                               products with J' M J: J is the Jacobian of what `predict(weights, batch)` gives, and
+                               `middle(outputs, tangents, batch)` multiplies tangents with M
 gradient(function)             that of a scalar in the list of tensors it is given; it can be taken again
 missing(error)                 whether an error says that there is no derivative
 
-A loss is a scalar function of `(weights, batch)`, lists of tensors. The products take `(weights, batch, vectors)`: tensors
-like the weights, with one axis more in front, over the vectors; so do they return them.
+A loss is a scalar function of `(weights, batch)`. The products take `(weights, batch, vectors)`: tensors like the
+weights, with one axis more in front, over the vectors; so do they return them.
 """

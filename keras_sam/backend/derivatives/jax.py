@@ -19,7 +19,7 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
 
 def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> Callable[..., Any]:
-    """Products of `J' M J`: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M's."""
+    """Products with J' M J: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M."""
 
     def products(weights: Any, batch: Any, vectors: Any) -> Any:
         outputs, forward = jax.linearize(lambda w: predict(w, batch), weights)
@@ -31,7 +31,8 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
 
         return jax.vmap(product)(vectors)
 
-    return jax.jit(products)
+    compiled: Callable[..., Any] = jax.jit(products)
+    return compiled
 
 
 def missing(error: Exception) -> bool:

@@ -32,7 +32,7 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
 
 def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> Callable[..., Any]:
-    """Products of `J' M J`: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M's.
+    """Products with J' M J: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M.
 
     `J v` is the derivative of `J' u · v` in `u`, at any `u`.
     """

@@ -27,16 +27,15 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
     graphs = _Graphs(build)
 
-    @_twice
     def products(weights: Any, batch: Any, vectors: Any) -> Any:
         leaves, slope = graphs(weights, batch)
         return _stack([_pull(slope, leaves, vector, retain_graph=True) for vector in _each(vectors)])
 
-    return value, slopes, products
+    return value, slopes, _twice(products)
 
 
 def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> Callable[..., Any]:
-    """Products of `J' M J`: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M's.
+    """Products with J' M J: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M.
 
     `J v` is the derivative of `J' u · v` in `u`, at any `u`.
     """
@@ -49,7 +48,6 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
 
     graphs = _Graphs(build)
 
-    @_twice
     def products(weights: Any, batch: Any, vectors: Any) -> Any:
         leaves, outputs, u, slope = graphs(weights, batch)
         found = []
@@ -59,7 +57,8 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
             found.append(_pull(outputs, leaves, cotangents, retain_graph=True))
         return _stack(found)
 
-    return products
+    twice: Callable[..., Any] = _twice(products)
+    return twice
 
 
 class _Graphs:
