@@ -307,6 +307,12 @@ CALLS = {
     "sharpness": lambda model, *data, **options: analysis.sharpness(model, *data, **options),
     "eigenvalues": lambda model, *data, **options: analysis.hessian_eigenvalues(model, *data, k=2, **options),
     "trace": lambda model, *data, **options: analysis.hessian_trace(model, *data, samples=5, **options),
+    "fisher": lambda model, *data, **options: analysis.spectral_density(
+        model, *data, probes=2, steps=2, matrix="fisher", variables="kernel", **options
+    ),
+    "average": lambda model, *data, **options: analysis.average_sharpness(
+        model, *data, samples=2, normalize_logits=True, **options
+    ),
     "landscape": lambda model, *data, **options: analysis.loss_landscape(model, *data, points=3, **options),
     "interpolation": lambda model, *data, **options: analysis.interpolate(
         model, model.get_weights(), [2 * w for w in model.get_weights()], *data, points=3, **options

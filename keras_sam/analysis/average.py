@@ -60,7 +60,7 @@ def average_sharpness(
         >>> from keras_sam import analysis
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
         >>> model.compile(loss="mse")
-        >>> average = analysis.average_sharpness(model, 2 * np.eye(4), np.zeros((4, 1)), rho=0.5, samples=500)
+        >>> average = analysis.average_sharpness(model, 2 * np.eye(4), np.zeros((4, 1)), rho=0.5, samples=50)
         >>> print(abs(average.value - 4 * 0.5**2) < 3 * average.standard_error)  # the loss is ‖w‖²
         True
 

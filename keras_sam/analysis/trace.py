@@ -82,15 +82,12 @@ def hessian_trace(
 
 
 def counted(objective: Objective, progress: Progress) -> Products:
-    """The objective's products, in steps of which a bar is shown."""
+    """The objective's products, of which a bar is shown."""
 
     def products(vectors: np.ndarray) -> np.ndarray:
-        found = []
-        for begin in range(0, vectors.shape[1], BLOCK):
-            block = vectors[:, begin : begin + BLOCK]
-            found.append(objective.products(block))
-            progress.step(block.shape[1])
-        return np.concatenate(found, axis=1)
+        found = objective.products(vectors)
+        progress.step(vectors.shape[1])
+        return found
 
     return products
 
@@ -104,8 +101,9 @@ def unit(size: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
 
 def signs(rng: np.random.Generator, size: int, samples: int) -> Iterator[np.ndarray]:
     """Columns of random entries 1 and -1, some at a time."""
-    for begin in range(0, samples, BLOCK):
-        yield rng.choice([-1.0, 1.0], (min(BLOCK, samples - begin), size)).T
+    blocks = -(-samples // BLOCK)
+    for block in range(blocks):  # of one size if possible, as each size may be compiled for itself
+        yield rng.choice([-1.0, 1.0], (samples * (block + 1) // blocks - samples * block // blocks, size)).T
 
 
 def hutchinson(products: Products, size: int, samples: int, rng: np.random.Generator) -> tuple[float, float]:

@@ -38,4 +38,7 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
 def missing(error: Exception) -> bool:
     """Whether JAX has found a function without a derivative."""
     text = str(error).lower()
-    return any(words in text for words in ("custom_vjp", "differentiation rule", "differentiation not supported"))
+    return any(
+        words in text
+        for words in ("custom_vjp", "differentiation rule", "differentiation not supported", "support jvp")
+    )

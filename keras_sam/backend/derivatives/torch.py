@@ -23,7 +23,7 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
     def build(weights: Any, batch: Any) -> Any:
         weights = _leaves(weights)
-        return weights, _pull(loss(weights, batch), weights, create_graph=True)
+        return weights, _checked(_pull(loss(weights, batch), weights, create_graph=True))
 
     graphs = _Graphs(build)
 
@@ -44,7 +44,7 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
         weights = _leaves(weights)
         outputs = predict(weights, batch)
         u = _leaves([torch.zeros_like(output) for output in outputs])
-        return weights, outputs, u, _pull(outputs, weights, u, create_graph=True)
+        return weights, outputs, u, _checked(_pull(outputs, weights, u, create_graph=True))
 
     graphs = _Graphs(build)
 
@@ -82,6 +82,19 @@ class _Graphs:
         return graph
 
 
+def _checked(slopes: Sequence[Any]) -> Sequence[Any]:
+    """The slopes, if all that made them can be differentiated: PyTorch passes over `once_differentiable` functions."""
+    seen, ahead = set(), [slope.grad_fn for slope in slopes]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [following for following, _ in node.next_functions]
+            if node.name() == "torch::autograd::Error":
+                raise RuntimeError("a function marked with `once_differentiable` cannot be differentiated again")
+    return slopes
+
+
 def _leaves(tensors: Sequence[Any]) -> list[Any]:
     return [t.detach().requires_grad_() for t in tensors]
 
@@ -107,5 +120,5 @@ def _stack(found: Sequence[Any]) -> list[Any]:
 def missing(error: Exception) -> bool:
     """Whether PyTorch has found a function without a derivative."""
     text = str(error)
-    named = ("derivative for", "differentiate twice", "is not differentiable")
+    named = ("derivative for", "be differentiated again", "differentiate twice", "is not differentiable")
     return isinstance(error, RuntimeError | NotImplementedError) and any(words in text for words in named)
