@@ -9,7 +9,7 @@ import numpy as np
 from keras_sam.analysis.objective import Objective
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import Diagonal
-from keras_sam.analysis.trace import Products, counted, signs, unit
+from keras_sam.analysis.trace import Products, counted, diagonal, signs
 from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
@@ -68,8 +68,7 @@ def hessian_diagonal(
     progress = Progress(size if exact else samples, "product", verbose)
     products = counted(objective, progress)
     if exact:
-        values = np.concatenate([products(e)[range(*at), range(e.shape[1])] for at, e in unit(size)])
-        return Diagonal(values, np.zeros(size), size)
+        return Diagonal(diagonal(products, size), np.zeros(size), size)
     return Diagonal(*estimate(products, size, samples, np.random.default_rng(seed)), samples)
 
 

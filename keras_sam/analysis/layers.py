@@ -10,7 +10,7 @@ from keras_sam.analysis.lanczos import lanczos
 from keras_sam.analysis.objective import BLOCK, Objective
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import Layers
-from keras_sam.analysis.trace import Products, counted, signs, unit
+from keras_sam.analysis.trace import Products, counted, diagonal, signs
 from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
@@ -117,8 +117,7 @@ def _traces(
     rows, products = np.array(list(parts.values()), "float64"), counted(objective, progress)
     size = len(objective.start)
     if samples >= size:
-        exact = [rows @ (e * products(e)) for _, e in unit(size)]
-        return np.concatenate(exact, axis=1).sum(axis=1), np.zeros(len(rows))
+        return rows @ diagonal(products, size), np.zeros(len(rows))
     found = np.concatenate([rows @ (v * products(v)) for v in signs(rng, size, samples)], axis=1)
     return found.mean(axis=1), found.std(axis=1, ddof=1) / np.sqrt(samples)
 

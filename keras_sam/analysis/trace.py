@@ -76,7 +76,7 @@ def hessian_trace(
     progress = Progress(size if exact else samples, "product", verbose)
     products = counted(objective, progress)
     if exact:
-        return Trace(float(sum(products(e)[range(*at), range(e.shape[1])].sum() for at, e in unit(size))), 0.0, size)
+        return Trace(float(diagonal(products, size).sum()), 0.0, size)
     estimate = hutch_plus_plus if method == "hutch++" else hutchinson
     return Trace(*estimate(products, size, samples, rng), progress.steps)
 
@@ -92,11 +92,11 @@ def counted(objective: Objective, progress: Progress) -> Products:
     return products
 
 
-def unit(size: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Columns of the unit matrix, some at a time, each time with where they begin and end."""
-    for begin in range(0, size, BLOCK):
-        end = min(begin + BLOCK, size)
-        yield (begin, end), np.eye(size, end - begin, -begin)
+def diagonal(products: Products, size: int) -> np.ndarray:
+    """The whole diagonal, from products with the columns of the unit matrix."""
+    width = -(-size // -(-size // BLOCK))
+    units = (np.eye(size, width, -begin) for begin in range(0, size, width))  # zeros beyond the last
+    return np.asarray(sum(np.sum(e * products(e), axis=1) for e in units))
 
 
 def signs(rng: np.random.Generator, size: int, samples: int) -> Iterator[np.ndarray]:
