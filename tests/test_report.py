@@ -37,18 +37,20 @@ def classifier(optimizer="sgd"):
 @pytest.fixture(scope="module")
 def two(data):
     keras.utils.set_random_seed(0)
-    models, made, mean = (
-        {"SGD <plain>": classifier(), "SAM": classifier(keras_sam.SAMOptimizer("sgd", rho=0.1))},
-        [],
-        Objective._mean,
-    )
+    models, made = {"SGD <plain>": classifier(), "SAM": classifier(keras_sam.SAMOptimizer("sgd", rho=0.1))}, []
+    gradient, products = Objective.gradient, Objective.products
 
-    def counted(self, function, *args):
-        made.append({self._gradient: 1, self._product: 2}.get(function, 0))
-        return mean(self, function, *args)
+    def counted_gradient(self, *args):
+        made.append(1)
+        return gradient(self, *args)
+
+    def counted_products(self, vectors):
+        made.append(2 * vectors.shape[1])
+        return products(self, vectors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Objective, "_mean", counted)
+        patch.setattr(Objective, "gradient", counted_gradient)
+        patch.setattr(Objective, "products", counted_products)
         found = analysis.report(models, *data, title="Two & more", **SMALL)
     return models, found, sum(made)
 

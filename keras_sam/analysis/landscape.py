@@ -24,6 +24,7 @@ def loss_landscape(
     directions: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
     verbose: int | str = "auto",
+    variables: str | Sequence[str] | None = None,
 ) -> Landscape:
     """The loss at `w + a * d`, or at `w + a * d + b * d2`, for `a` and `b` from `-span` to `span`.
 
@@ -45,12 +46,15 @@ def loss_landscape(
             `Spectrum.vectors`. They are taken as they are, and set `dimensions`.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
         verbose: 1 for a progress bar over the points, 0 for none, `"auto"` for a bar on a terminal.
+        variables: A regular expression, or a list of them, that is searched for in the variables' paths: only those
+            that match are varied, and `directions` go over these. With `None`, all are.
 
     Returns:
         A `Landscape`.
 
     Raises:
-        ValueError: if an argument is out of its range, or the model is not compiled or not built.
+        ValueError: if an argument is out of its range, a pattern matches no variable, or the model is not compiled or
+            not built.
 
     Examples:
         >>> import keras, numpy as np
@@ -65,7 +69,7 @@ def loss_landscape(
     References:
         [Li et al., 2018, Visualizing the Loss Landscape of Neural Nets](https://arxiv.org/abs/1712.09913)
     """
-    objective = Objective(model, Batches(x, y, batch_size))
+    objective = Objective(model, Batches(x, y, batch_size), variables)
     span = arguments.number("span", span, lambda value: value > 0, "a float > 0")
     if directions is None:
         if dimensions not in (1, 2):

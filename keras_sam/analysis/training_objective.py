@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_sam import backend
 from keras_sam.analysis.objective import Objective, flatten
+from keras_sam.analysis.outputs import stateless
 
 
 class TrainingObjective(Objective):
@@ -33,12 +34,12 @@ class TrainingObjective(Objective):
         statistics = {id(v) for layer in self._norms for v in (layer.moving_mean, layer.moving_variance)}
         masks = [np.full(shape, id(v) in statistics) for v, shape in zip(self.variables, self.shapes, strict=True)]
         self._statistics = flatten(masks).astype(bool)
-        _, self._training_gradient, _ = backend.differentiate(self._training_loss)
-        self._observe, _, _ = backend.differentiate(self._observed)
+        _, self._training_gradient, _ = backend.derivatives.differentiate(self._training_loss)
+        self._observe, _, _ = backend.derivatives.differentiate(self._observed)
 
     def training_gradient(self, weights: np.ndarray, batch: Any, rng: np.random.Generator) -> np.ndarray:
         """The gradient of the loss of a training step on a batch, flat."""
-        return self._mean(self._training_gradient, weights, [((batch, self._seeds(rng)), 1)])
+        return flatten(self._mean(self._training_gradient, self.tensors(weights), [((batch, self._seeds(rng)), 1)]))
 
     def adapted(self, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The weights, with the batch-norm statistics that the data have with them: the mean over the batches."""
@@ -46,7 +47,7 @@ class TrainingObjective(Objective):
             return weights
         batches = (((batch, self._seeds(rng)), samples) for batch, samples in self.batches)
         adapted = weights.copy()
-        adapted[self._statistics] = self._mean(self._observe, weights, batches)
+        adapted[self._statistics] = flatten(self._mean(self._observe, self.tensors(weights), batches))
         return adapted
 
     def _seeds(self, rng: np.random.Generator) -> list[Any]:
@@ -72,10 +73,7 @@ class TrainingObjective(Objective):
         return [found[id(v)] for v in self.variables if id(v) in found]
 
     def _scope(self, weights: Sequence[Any], seeds: Sequence[Any]) -> Any:
-        scope = keras.StatelessScope(collect_losses=True)
-        pairs = [*zip(self.variables, weights, strict=True), *zip(self._generators, seeds, strict=True)]
-        scope.state_mapping.update({id(variable): value for variable, value in pairs})
-        return scope
+        return stateless(self.model, [*self.variables, *self._generators], [*weights, *seeds])
 
     def _trained(self, x: Any) -> Any:
         return self.model(x, training=True) if self._takes_training else self.model(x)

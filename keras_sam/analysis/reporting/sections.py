@@ -8,12 +8,13 @@ import keras
 import numpy as np
 
 from keras_sam.analysis.calibration import calibration
-from keras_sam.analysis.hessian import hessian_eigenvalues, hessian_trace
+from keras_sam.analysis.hessian import hessian_eigenvalues
 from keras_sam.analysis.landscape import loss_landscape
 from keras_sam.analysis.plots import plot_landscape, plot_spectrum
 from keras_sam.analysis.reliability import plot_reliability
 from keras_sam.analysis.reporting.evaluation import evaluated, judges_classes
 from keras_sam.analysis.rise import sharpness
+from keras_sam.analysis.trace import hessian_trace
 from keras_sam.models.batches import Batches
 
 
