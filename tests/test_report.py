@@ -107,6 +107,15 @@ def test_figures_are_those_of_the_measures(two, data):
         assert figures["sharpness"]["sharpness"] == analysis.sharpness(model, *data, rho=0.1, **options)
         assert figures["curvature"] == {"top eigenvalues": spectrum.values.tolist(), "converged": True}
         assert figures["trace"] == {"Hessian trace": trace.value, "standard error": trace.standard_error}
+        average = analysis.average_sharpness(model, *data, rho=0.1, **options)
+        assert figures["average sharpness"] == {
+            "mean rise": average.value,
+            "its standard error": average.standard_error,
+        }
+        layers_found = found.results[name]["sharpness by layer"]
+        np.testing.assert_array_equal(layers_found.values, analysis.by_layer(model, *data, rho=0.1, **options).values)
+        density = analysis.spectral_density(model, *data, **options).density
+        np.testing.assert_array_equal(found.results[name]["density"].density, density)
         np.testing.assert_array_equal(found.results[name]["landscape"].losses, plane.losses)
         assert figures["calibration"] == {
             "expected calibration error": known.expected_calibration_error,
@@ -117,6 +126,9 @@ def test_figures_are_those_of_the_measures(two, data):
         assert passes == {
             "evaluation": 0,
             "sharpness": 1,
+            "average sharpness": 0,
+            "sharpness by layer": 1,
+            "density": 2 * found.results[name]["density"].products,
             "curvature": 2 * spectrum.products,
             "trace": 2 * trace.products,
             "landscape": 0,
@@ -136,9 +148,17 @@ def test_gradient_passes_are_those_that_were_made(two):
 def test_the_page_has_every_figure(two, page):
     text = " ".join("".join(page.text).split())
     for leaf in leaves(two[1].to_dict()["models"]) + leaves(two[1].about):
-        assert leaf in ("cost", "seconds", "gradient passes", "report", "title", "date", "samples", "landscape") or (
-            " ".join(shown(leaf).split()) in text
-        )
+        assert leaf in (
+            "cost",
+            "seconds",
+            "gradient passes",
+            "report",
+            "title",
+            "date",
+            "samples",
+            "landscape",
+            "density",
+        ) or (" ".join(shown(leaf).split()) in text)
     assert "SGD <plain> and SAM on 40 samples" in text
     assert "Two & more" in text
 
@@ -165,7 +185,10 @@ def test_the_page_is_whole_and_alone(page):
 def test_pictures_are_inside(page):
     names = [image["alt"] for image in page.images]
     assert names == [
+        "sharpness by layer: SGD <plain>",
+        "sharpness by layer: SAM",
         "curvature: SGD <plain>, SAM",
+        "density: SGD <plain>, SAM",
         "landscape: SGD <plain>",
         "landscape: SAM",
         "calibration: SGD <plain>",
@@ -195,7 +218,7 @@ def test_a_regressor_has_no_calibration(data, tmp_path):
     found.save(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "the model is no classifier" in text
-    assert text.count("<img") == 2
+    assert text.count("<img") == 4
 
 
 def test_a_classifier_of_two_kinds_of_output_has_no_calibration(data):
@@ -262,7 +285,7 @@ def test_a_single_weight_has_no_spectrum(capsys):
     model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False)], name="one")
     model.compile(loss="mse")
     found = analysis.report(model, np.ones((4, 1)), np.ones((4, 1)), **SMALL, verbose=1)
-    assert "6/6" in capsys.readouterr().out
+    assert "9/9" in capsys.readouterr().out
     figures = found.to_dict()["models"]["one"]
     assert figures["curvature"] == {"not measured": "eigenvalues are searched for from two weights on"}
     assert figures["trace"]["Hessian trace"] == pytest.approx(2.0)

@@ -7,9 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sam.analysis.average import average_sharpness
 from keras_sam.analysis.calibration import calibration
+from keras_sam.analysis.curvature_plots import plot_density, plot_layers
+from keras_sam.analysis.density import spectral_density
 from keras_sam.analysis.hessian import hessian_eigenvalues
 from keras_sam.analysis.landscape import loss_landscape
+from keras_sam.analysis.layers import by_layer
 from keras_sam.analysis.plots import plot_landscape, plot_spectrum
 from keras_sam.analysis.reliability import plot_reliability
 from keras_sam.analysis.reporting.evaluation import evaluated, judges_classes
@@ -70,6 +74,13 @@ def _spectrum(model: keras.Model, x: Any, y: Any, s: Settings) -> Any:
     return hessian_eigenvalues(model, x, y, k=min(s.k, weights - 1), batch_size=s.batch_size, seed=s.seed, verbose=0)
 
 
+def _draw_layers(results: Mapping[str, Any], axes: list[Any]) -> None:
+    """Each for itself, as models may have different layers."""
+    widest = max(float(layers.values.max()) for layers in results.values())
+    for ax, (name, layers) in zip(axes, results.items(), strict=True):
+        plot_layers(layers, ax).set(title=name, xlim=(0, 1.05 * widest or 1.0))
+
+
 def _calibration(model: keras.Model, x: Any, y: Any, s: Settings) -> Any:
     if not judges_classes(model):
         return NotMeasured("the model is no classifier, by its loss and metrics")
@@ -95,6 +106,26 @@ SECTIONS = [
         figures=lambda rise: {"sharpness": rise},
         about={"sharpness": "how far the loss rises within the radius rho of the weights; flat is small"},
         passes=lambda rise: 1,
+    ),
+    Section(
+        name="average sharpness",
+        measure=lambda model, x, y, s: average_sharpness(
+            model, x, y, rho=s.rho, batch_size=s.batch_size, seed=s.seed, verbose=0
+        ),
+        figures=lambda rise: {"mean rise": rise.value, "its standard error": rise.standard_error},
+        about={
+            "mean rise": "how far the loss rises on average if each weight moves at random by about rho; flat is small",
+            "its standard error": "how uncertain that is, as some moves were tried only",
+        },
+    ),
+    Section(
+        name="sharpness by layer",
+        measure=lambda model, x, y, s: by_layer(model, x, y, rho=s.rho, batch_size=s.batch_size, verbose=0),
+        figures=lambda layers: {"sharpest layer": str(layers.names[layers.values.argmax()])},
+        about={"sharpest layer": "where the loss rises most, if the weights of one layer alone move by rho"},
+        passes=lambda layers: 1,
+        draw=_draw_layers,
+        caption="How far the loss rises if the weights of one layer alone move by rho.",
     ),
     Section(
         name="curvature",
@@ -123,6 +154,15 @@ SECTIONS = [
             "standard error": "of the trace, which was estimated from random directions; 0 if it is exact",
         },
         passes=lambda trace: 2 * trace.products,
+    ),
+    Section(
+        name="density",
+        measure=lambda model, x, y, s: spectral_density(model, x, y, batch_size=s.batch_size, seed=s.seed, verbose=0),
+        figures=lambda density: {},
+        passes=lambda density: 2 * density.products,
+        draw=lambda results, axes: plot_density(results, axes[0]),
+        together=True,
+        caption="How many of the eigenvalues of the Hessian lie where, on a logarithmic scale: most are near 0.",
     ),
     Section(
         name="landscape",
