@@ -68,10 +68,10 @@ def report(
 ) -> Report:
     """Measure all there is of one or several models, for a page to attach to an experiment.
 
-    They are: loss and metrics, sharpness, the largest eigenvalues and the trace of the Hessian, the landscape of the
-    loss, and, of classifiers, calibration; with settings, versions, time and gradient passes. By far most of these are
-    spent on eigenvalues and trace: some hundreds. A part of a large data set will do for them, if it is the same for
-    all models.
+    They are: loss and metrics, sharpness, its average and by layer, the largest eigenvalues, the trace and the density
+    of eigenvalues of the Hessian, the landscape of the loss, and, of classifiers, calibration; with settings, versions,
+    time and gradient passes. By far most of these are spent on the Hessian: some hundreds. A part of a large data set
+    will do, if it is the same for all models.
 
     Args:
         models: A compiled and built Keras model, or several by name that answer the same task. They are not changed.
