@@ -43,9 +43,9 @@ def environment(session: nox.Session, backend: str) -> None:
 
 
 def install_peers(session: nox.Session, backend: str) -> None:
-    """Install the backend's other packages with SAM."""
-    # tf_keras asks for a TensorFlow of another name than the one that is there.
-    alone = ["--no-deps"] if backend == "tensorflow" else []
+    """Install the backend's other packages with SAM, and those that measure curvature."""
+    # tf_keras asks for a TensorFlow of another name than the one that is there, curvlinops for a newer PyTorch.
+    alone = ["--no-deps"] if backend in ("tensorflow", "torch") else []
     session.install(*alone, *nox.project.dependency_groups(PYPROJECT, f"bench-{backend}"))
 
 
@@ -202,3 +202,13 @@ def bench(session: nox.Session, backend: str) -> None:
     environment(session, backend)
     session.run("pytest", "-q", "--peers", "tests/test_peers.py")
     session.run("python", "benchmarks/step_cost.py", *session.posargs)
+
+
+@nox.session
+@on_each_backend
+def bench_analysis(session: nox.Session, backend: str) -> None:
+    """The cost of curvature beside that of the backend's other packages, in gradients."""
+    session.install("-e", ".[demo]", *BACKENDS[backend])
+    install_peers(session, backend)
+    environment(session, backend)
+    session.run("python", "benchmarks/analysis_cost.py", *session.posargs)

@@ -139,7 +139,7 @@ def test_trace_equals_that_of_the_dense_hessian(model, data, dense_hessian):
     exact = analysis.hessian_trace(model, *data, samples=len(dense_hessian))
     assert exact.value == pytest.approx(expected, rel=1e-4)
     assert (exact.standard_error, exact.products) == (0.0, len(dense_hessian))
-    estimate = analysis.hessian_trace(model, *data, samples=40, seed=1)
+    estimate = analysis.hessian_trace(model, *data, samples=40, seed=1, method="hutchinson")
     vectors = np.random.default_rng(1).choice([-1.0, 1.0], (40, len(dense_hessian)))
     found = np.einsum("si,ij,sj->s", vectors, dense_hessian, vectors)
     assert estimate.value == pytest.approx(found.mean(), rel=1e-4)
@@ -256,7 +256,7 @@ def measures(model, *data, **options):
     return [
         analysis.sharpness(model, *data, rho=0.3, **options),
         analysis.hessian_eigenvalues(model, *data, k=1, tolerance=1e-8, **options).values[0],
-        analysis.hessian_trace(model, *data, samples=3, **options).value,
+        analysis.hessian_trace(model, *data, samples=6, **options).value,
         *analysis.loss_landscape(model, *data, points=3, **options).losses,
     ]
 
@@ -307,6 +307,12 @@ CALLS = {
     "sharpness": lambda model, *data, **options: analysis.sharpness(model, *data, **options),
     "eigenvalues": lambda model, *data, **options: analysis.hessian_eigenvalues(model, *data, k=2, **options),
     "trace": lambda model, *data, **options: analysis.hessian_trace(model, *data, samples=5, **options),
+    "fisher": lambda model, *data, **options: analysis.spectral_density(
+        model, *data, probes=2, steps=2, matrix="fisher", variables="kernel", **options
+    ),
+    "average": lambda model, *data, **options: analysis.average_sharpness(
+        model, *data, samples=2, normalize_logits=True, **options
+    ),
     "landscape": lambda model, *data, **options: analysis.loss_landscape(model, *data, points=3, **options),
     "interpolation": lambda model, *data, **options: analysis.interpolate(
         model, model.get_weights(), [2 * w for w in model.get_weights()], *data, points=3, **options

@@ -1,5 +1,6 @@
-"""The curvature of the loss: eigenvalues and trace of its Hessian, without ever forming it."""
+"""The outermost eigenvalues of a matrix of curvature, without ever forming it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 
 from keras_sam.analysis.objective import Objective
 from keras_sam.analysis.progress import Progress
-from keras_sam.analysis.results import Spectrum, Trace
+from keras_sam.analysis.results import Spectrum
 from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
@@ -23,11 +24,23 @@ def hessian_eigenvalues(
     max_iterations: int = 100,
     seed: int = 0,
     verbose: int | str = "auto",
+    matrix: str = "hessian",
+    variables: str | Sequence[str] | None = None,
 ) -> Spectrum:
-    """The outermost eigenvalues of the Hessian of the loss in the trainable weights.
+    r"""The outermost eigenvalues of the Hessian of the loss in the trainable weights, or of a matrix akin to it.
 
-    They come from `scipy.sparse.linalg.eigsh` over exact Hessian-vector products. The loss is that of
-    `model.evaluate`: in inference mode, over all samples, with regularization.
+        hessian         H = ∂² loss / ∂w²
+        gauss_newton    G = 1/n Σ J_i' (∂² l_i / ∂f_i²) J_i      J_i = ∂f_i / ∂w
+        fisher          F = 1/n Σ g_i g_i'                       g_i = ∂l_i / ∂w
+
+    over the samples i with outputs f_i and losses l_i. They come from `scipy.sparse.linalg.eigsh` over exact products
+    of the matrix and a vector. The loss is that of `model.evaluate`: in inference mode, over all samples.
+
+    The Hessian has the regularization and all losses that layers add in it. Gauss-Newton and Fisher have the loss of
+    the outputs only, where a sample's `sample_weight` is a factor of its l_i. f is what the model returns: logits, or
+    probabilities if it ends in a softmax, and G is not the same for both. F is the empirical Fisher matrix, of the
+    labels that are given; it is not the one of labels drawn from the model's predictions, to which G comes down for
+    cross-entropy of logits.
 
     Args:
         model: A compiled and built Keras model. It is not changed.
@@ -41,13 +54,18 @@ def hessian_eigenvalues(
         max_iterations: Restarts of the Lanczos method after which the search ends with `converged=False`.
         seed: Of the vector the search starts from.
         verbose: 1 for a progress bar over the products, 0 for none, `"auto"` for a bar on a terminal.
+        matrix: `"hessian"`, `"gauss_newton"` or `"fisher"`.
+        variables: A regular expression, or a list of them, that is searched for in the variables' paths: only those
+            that match are varied, and the result is of that block of the matrix. With `None`, all are.
 
     Returns:
         A `Spectrum`.
 
     Raises:
         ImportError: if SciPy is missing.
-        ValueError: if an argument is out of its range, or the model is not compiled or not built.
+        ValueError: if an argument is out of its range, a pattern matches no variable, the model is not compiled or not
+            built, it has an operation without a second derivative, or, for `"fisher"`, its loss is not a sum over
+            samples that is linear in their weights.
 
     Examples:
         >>> import keras, numpy as np
@@ -57,12 +75,16 @@ def hessian_eigenvalues(
         >>> spectrum = analysis.hessian_eigenvalues(model, np.diag([1.0, 2.0, 3.0]), np.zeros((3, 1)), k=1)
         >>> print(spectrum.values.round(4), spectrum.converged)  # of 2/3 * diag(1, 4, 9)
         [6.] True
+
+    References:
+        [Martens, 2014, New Insights on the Natural Gradient](https://arxiv.org/abs/1412.1193);
+        [Kunstner et al., 2019, Limitations of the Empirical Fisher](https://arxiv.org/abs/1905.12558)
     """
     try:
         from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
     except ImportError as error:
         raise ImportError('`hessian_eigenvalues` needs SciPy: pip install "keras_sam[analysis]"') from error
-    objective = Objective(model, Batches(x, y, batch_size))
+    objective = Objective(model, Batches(x, y, batch_size), variables, matrix)
     size, progress = len(objective.start), Progress(None, "product", verbose)
     arguments.number("k", k, lambda value: 0 < value < size and value == int(value), f"an integer from 1 to {size - 1}")
     if which not in ("LA", "SA", "LM"):
@@ -75,7 +97,9 @@ def hessian_eigenvalues(
     operator = LinearOperator((size, size), matvec=product, dtype="float64")
     start, converged = np.random.default_rng(seed).normal(size=size), True
     try:
-        values, vectors = eigsh(operator, k, which=which, tol=tolerance, maxiter=max_iterations, v0=start)
+        # A smaller space than SciPy's 20 vectors and more: outer eigenvalues of networks stand well apart.
+        space = min(size, 2 * k + 8)
+        values, vectors = eigsh(operator, k, which=which, tol=tolerance, maxiter=max_iterations, v0=start, ncv=space)
     except ArpackNoConvergence as error:
         values, vectors, converged = error.eigenvalues, error.eigenvectors, False
     order = np.argsort(values)[::-1]
@@ -85,55 +109,3 @@ def hessian_eigenvalues(
     )
     progress.end()
     return Spectrum(values, vectors, residuals, converged, progress.steps)
-
-
-def hessian_trace(
-    model: keras.Model,
-    x: Any,
-    y: Any = None,
-    samples: int = 100,
-    batch_size: int = 32,
-    seed: int = 0,
-    verbose: int | str = "auto",
-) -> Trace:
-    """The trace of the Hessian of the loss in the trainable weights, by Hutchinson's estimate.
-
-    It is the mean of `v · H v` over random vectors `v` of entries 1 and -1. With as many `samples` as the model has
-    weights, or more, it is computed exactly instead, from the diagonal.
-
-    Args:
-        model: A compiled and built Keras model. It is not changed.
-        x: Arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a list of batches.
-        y: Targets, if `x` is arrays.
-        samples: Number of random vectors, an integer >= 2.
-        batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
-        seed: Of the random vectors.
-        verbose: 1 for a progress bar over the products, 0 for none, `"auto"` for a bar on a terminal.
-
-    Returns:
-        A `Trace`.
-
-    Raises:
-        ValueError: if an argument is out of its range, or the model is not compiled or not built.
-
-    Examples:
-        >>> import keras, numpy as np
-        >>> from keras_sam import analysis
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
-        >>> model.compile(loss="mse")
-        >>> trace = analysis.hessian_trace(model, np.diag([1.0, 2.0, 3.0]), np.zeros((3, 1)))
-        >>> print(round(trace.value, 4), trace.standard_error)  # of 2/3 * diag(1, 4, 9)
-        9.3333 0.0
-    """
-    arguments.number("samples", samples, lambda value: value >= 2 and value == int(value), "an integer >= 2")
-    objective = Objective(model, Batches(x, y, batch_size))
-    size, rng = len(objective.start), np.random.default_rng(seed)
-    exact = samples >= size
-    progress, found = Progress(size if exact else samples, "product", verbose), []
-    for index in range(size if exact else samples):
-        vector = np.eye(1, size, index)[0] if exact else rng.choice([-1.0, 1.0], size)
-        found.append(float(vector @ objective.product(vector)))
-        progress.step()
-    if exact:
-        return Trace(float(np.sum(found)), 0.0, progress.steps)
-    return Trace(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(samples)), progress.steps)

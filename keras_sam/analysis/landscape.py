@@ -24,6 +24,7 @@ def loss_landscape(
     directions: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
     verbose: int | str = "auto",
+    variables: str | Sequence[str] | None = None,
 ) -> Landscape:
     """The loss at `w + a * d`, or at `w + a * d + b * d2`, for `a` and `b` from `-span` to `span`.
 
@@ -45,12 +46,15 @@ def loss_landscape(
             `Spectrum.vectors`. They are taken as they are, and set `dimensions`.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
         verbose: 1 for a progress bar over the points, 0 for none, `"auto"` for a bar on a terminal.
+        variables: A regular expression, or a list of them, that is searched for in the variables' paths: only those
+            that match are varied, and `directions` go over these. With `None`, all are.
 
     Returns:
         A `Landscape`.
 
     Raises:
-        ValueError: if an argument is out of its range, or the model is not compiled or not built.
+        ValueError: if an argument is out of its range, a pattern matches no variable, or the model is not compiled or
+            not built.
 
     Examples:
         >>> import keras, numpy as np
@@ -65,7 +69,7 @@ def loss_landscape(
     References:
         [Li et al., 2018, Visualizing the Loss Landscape of Neural Nets](https://arxiv.org/abs/1712.09913)
     """
-    objective = Objective(model, Batches(x, y, batch_size))
+    objective = Objective(model, Batches(x, y, batch_size), variables)
     span = arguments.number("span", span, lambda value: value > 0, "a float > 0")
     if directions is None:
         if dimensions not in (1, 2):
@@ -78,7 +82,7 @@ def loss_landscape(
             f"`directions` must be one or two vectors of {len(objective.start)} elements. "
             f"Received: shapes {[d.shape for d in directions]}"
         )
-    coordinates = np.linspace(-span, span, _points(points))
+    coordinates = np.linspace(-span, span, number_of_points(points))
     losses = np.empty([len(coordinates)] * len(directions))
     progress = Progress(losses.size, "point", verbose)
     for index in np.ndindex(losses.shape):
@@ -132,14 +136,9 @@ def interpolate(
         [0.  0.5 1. ] [1. 4. 9.]
     """
     margin = arguments.number("margin", margin, lambda value: value >= 0, "a float >= 0")
-    for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
-        shapes = [np.shape(w) for w in weights]
-        if shapes != [tuple(v.shape) for v in model.weights]:
-            raise ValueError(f"`{name}` must have the shapes of `model.get_weights()`. Received: shapes {shapes}")
-    floating = [i for i, v in enumerate(model.weights) if "float" in keras.backend.standardize_dtype(v.dtype)]
-    objective = Objective(model, Batches(x, y, batch_size), variables=[model.weights[i] for i in floating])
-    a, b = (flatten(weights[i] for i in floating) for weights in (weights_a, weights_b))
-    coordinates = np.linspace(-margin, 1 + margin, _points(points))
+    variables, a, b = solutions(model, weights_a, weights_b)
+    objective = Objective(model, Batches(x, y, batch_size), variables)
+    coordinates = np.linspace(-margin, 1 + margin, number_of_points(points))
     progress, losses = Progress(len(coordinates), "point", verbose), []
     for c in coordinates:
         losses.append(objective.loss((1 - c) * a + c * b))
@@ -162,5 +161,19 @@ def filter_normalized(rng: np.random.Generator, weights: np.ndarray, shapes: Seq
     return flatten(parts)
 
 
-def _points(points: Any) -> int:
+def solutions(
+    model: keras.Model, weights_a: Sequence[Any], weights_b: Sequence[Any]
+) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """The floating-point variables of a model, and flat vectors of two solutions in these."""
+    for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
+        shapes = [np.shape(w) for w in weights]
+        if shapes != [tuple(v.shape) for v in model.weights]:
+            raise ValueError(f"`{name}` must have the shapes of `model.get_weights()`. Received: shapes {shapes}")
+    floating = [i for i, v in enumerate(model.weights) if "float" in keras.backend.standardize_dtype(v.dtype)]
+    a, b = (flatten(weights[i] for i in floating) for weights in (weights_a, weights_b))
+    return [model.weights[i] for i in floating], a, b
+
+
+def number_of_points(points: Any) -> int:
+    """The integer >= 2 that was asked for."""
     return int(arguments.number("points", points, lambda value: value >= 2 and value == int(value), "an integer >= 2"))

@@ -19,9 +19,9 @@ class Progress:
         shown = sys.stdout.isatty() if verbose == "auto" else bool(verbose)
         self._bar = keras.utils.Progbar(total, unit_name=unit, verbose=1) if shown else None
 
-    def step(self) -> None:
-        """One more is done."""
-        self.steps += 1
+    def step(self, count: int = 1) -> None:
+        """So many more are done."""
+        self.steps += count
         if self._bar is not None:
             self._bar.update(self.steps)
 

@@ -35,14 +35,14 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum(Result):
-    """The outermost eigenvalues of a Hessian.
+    """The outermost eigenvalues of a Hessian, or of another matrix of curvature.
 
     Attributes:
         values: Float64 array of shape `(k,)`, the largest first; fewer if the search ended before.
         vectors: Float64 array of shape `(weights, k)`; each column is an eigenvector of norm 1.
         residuals: Float64 array of shape `(k,)`: the norm of `H v - value * v`.
         converged: Whether all `k` eigenvalues were found to the tolerance.
-        products: How many Hessian-vector products it took, each two gradient passes over the data.
+        products: How many products with a vector it took, each some two and a half gradients of the data.
     """
 
     values: np.ndarray
@@ -54,17 +54,88 @@ class Spectrum(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Trace(Result):
-    """The trace of a Hessian.
+    """The trace of a Hessian, or of another matrix of curvature.
 
     Attributes:
         value: The estimate, or the exact trace if `standard_error` is 0.
         standard_error: Of the estimate.
-        products: How many Hessian-vector products it took.
+        products: How many products with a vector it took.
     """
 
     value: float
     standard_error: float
     products: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal(Result):
+    """The diagonal of a Hessian, or of another matrix of curvature.
+
+    Attributes:
+        values: Float64 array of shape `(weights,)`: the estimate, or the exact diagonal if all `standard_errors` are 0.
+        standard_errors: Float64 array of the same shape.
+        products: How many products with a vector it took.
+    """
+
+    values: np.ndarray
+    standard_errors: np.ndarray
+    products: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Density(Result):
+    """The density of the eigenvalues of a Hessian, or of another matrix of curvature.
+
+    Attributes:
+        grid: Float64 array of shape `(points,)`: values that an eigenvalue may have.
+        density: Float64 array of shape `(points,)`: the density there; its integral is 1.
+        standard_error: Float64 array of shape `(points,)`: of the density, over the probes.
+        nodes: Float64 array of shape `(probes, steps)`: the eigenvalues that each probe saw.
+        weights: Float64 array of shape `(probes, steps)`: the share of all eigenvalues that each stands for.
+        sigma: Standard deviation of the normal density that each is drawn as.
+        products: How many products with a vector it took.
+    """
+
+    grid: np.ndarray
+    density: np.ndarray
+    standard_error: np.ndarray
+    nodes: np.ndarray
+    weights: np.ndarray
+    sigma: float
+    products: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers(Result):
+    """One figure for each layer.
+
+    Attributes:
+        names: Array of strings of shape `(layers,)`: the layers' paths, in the order of the model.
+        values: Float64 array of shape `(layers,)`.
+        errors: Float64 array of shape `(layers,)`: standard errors of traces, residuals of eigenvalues, 0 for
+            sharpness.
+        measure: What was measured.
+    """
+
+    names: np.ndarray
+    values: np.ndarray
+    errors: np.ndarray
+    measure: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AverageSharpness(Result):
+    """The mean rise of the loss at random weights nearby.
+
+    Attributes:
+        value: The mean rise, in the units of the loss. It can be negative.
+        standard_error: Of the mean.
+        samples: At how many weights the loss was computed.
+    """
+
+    value: float
+    standard_error: float
+    samples: int
 
 
 @dataclasses.dataclass(frozen=True)

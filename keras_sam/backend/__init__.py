@@ -16,7 +16,7 @@ make_train_function(model, make, force)
                                let Keras make the function that trains, with the choice between steps where it belongs
 if_equal(numbers, data, message)
                                the data, if the running graph finds the numbers equal; on TensorFlow only
-differentiate(loss)            its value, gradient and Hessian-vector product, as compiled functions
+derivatives                    of functions of the weights: a package of its own
 """
 
 import importlib
@@ -38,7 +38,8 @@ def refuse(*args: Any, **kwargs: Any) -> NoReturn:
     )
 
 
-_module = importlib.import_module(f"keras_sam.backend.{keras.backend.backend()}") if can_train else None
+_NAME = keras.backend.backend()
+_module = importlib.import_module(f"keras_sam.backend.{_NAME}") if can_train else None
 
 
 def _of_backend(name: str) -> Any:
@@ -57,5 +58,5 @@ displace = _of_backend("displace")
 replace = _of_backend("replace")
 sam_step = _of_backend("sam_step")
 make_train_function = _of_backend("make_train_function")
-differentiate = _of_backend("differentiate")
 if_equal: Any = getattr(_module, "if_equal", None)
+derivatives: Any = importlib.import_module(f"keras_sam.backend.derivatives.{_NAME}") if can_train else None

@@ -39,18 +39,6 @@ def share(gradient: Any) -> Any:
     return gradient
 
 
-def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """Value, gradient and Hessian-vector product of `loss(weights, batch)`, a scalar, in the weights.
-
-    The product takes `(weights, batch, vectors)`.
-    """
-
-    def product(weights: Any, batch: Any, vectors: Any) -> Any:
-        return jax.jvp(lambda w: jax.grad(loss)(w, batch), (weights,), (vectors,))[1]
-
-    return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(product)
-
-
 def sam_step(model: Any, run: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
     """Make a step of `model`, of which `run` is the user's own."""
     watch("stateless_apply")

@@ -58,31 +58,6 @@ def share(gradient: Any) -> Any:
     return gradient / tf.distribute.get_strategy().num_replicas_in_sync if _in_distributed_replica() else gradient
 
 
-def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """Value, gradient and Hessian-vector product of `loss(weights, batch)`, a scalar, in the weights.
-
-    The product takes `(weights, batch, vectors)`.
-    """
-
-    def gradient(weights: Any, batch: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            value = loss(weights, batch)
-        return dense(tape, value, weights)
-
-    def product(weights: Any, batch: Any, vectors: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            slope = tf.add_n([tf.reduce_sum(g * v) for g, v in zip(gradient(weights, batch), vectors, strict=True)])
-        return dense(tape, slope, weights)
-
-    def dense(tape: Any, target: Any, weights: Any) -> Any:
-        gradients = tape.gradient(target, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [tf.convert_to_tensor(g) for g in gradients]
-
-    return tuple(tf.function(function, reduce_retracing=True) for function in (loss, gradient, product))
-
-
 def if_equal(numbers: Sequence[Any], data: Any, message: str) -> Any:
     """The data; the running graph fails with the message if the numbers differ."""
     with tf.control_dependencies([tf.debugging.assert_equal(number, numbers[0], message) for number in numbers[1:]]):

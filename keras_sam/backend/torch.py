@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from keras_sam.backend import memory, parts
@@ -106,32 +105,6 @@ def replace(variables: Sequence[Any], slots: Sequence[Any]) -> None:
     """Subtract from each variable what its slot says was added."""
     if variables:
         torch._foreach_sub_([v.value for v in variables], [slot.value for slot in slots])
-
-
-def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """Value, gradient and Hessian-vector product of `loss(weights, batch)`, a scalar, in the weights.
-
-    The product takes `(weights, batch, vectors)`.
-    """
-
-    def slopes(weights: Any, batch: Any, create_graph: bool) -> Any:
-        value = loss(weights, batch)
-        return torch.autograd.grad(value, weights, create_graph=create_graph, materialize_grads=True)
-
-    def value(weights: Any, batch: Any) -> Any:
-        with torch.no_grad():
-            return loss(weights, batch)
-
-    def gradient(weights: Any, batch: Any) -> Any:
-        return slopes([w.detach().requires_grad_() for w in weights], batch, create_graph=False)
-
-    @sdpa_kernel(SDPBackend.MATH)  # the only attention that can be differentiated twice
-    def product(weights: Any, batch: Any, vectors: Any) -> Any:
-        weights = [w.detach().requires_grad_() for w in weights]
-        slope = sum((g * v).sum() for g, v in zip(slopes(weights, batch, create_graph=True), vectors, strict=True))
-        return torch.autograd.grad(slope, weights, materialize_grads=True)
-
-    return value, gradient, product
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]

@@ -40,9 +40,18 @@ class Batches:
         if type(batch_size) is not int or batch_size < 1:  # no bool either
             raise ValueError(f"`batch_size` must be an integer >= 1. Received: batch_size={batch_size!r}")
         self.x, self.y, self.batch_size = x, y, batch_size
+        self._kept: list[tuple[Any, int]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Each batch, and how many samples it has."""
+        """Each batch, and how many samples it has.
+
+        What is in memory is converted once and stays where the backend computes; a data set may be larger than that.
+        """
+        if self._kept is None and (self.arrays or isinstance(self.x, list | tuple)):
+            self._kept = list(self._converted())
+        return iter(self._kept) if self._kept is not None else self._converted()
+
+    def _converted(self) -> Iterator[tuple[Any, int]]:
         for batch in self._raw():
             data = keras.utils.unpack_x_y_sample_weight(batch)
             tensors = keras.tree.map_structure(lambda leaf: None if leaf is None else _tensor(leaf), data)

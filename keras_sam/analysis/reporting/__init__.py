@@ -1,0 +1,1 @@
+"""All measures of one or several models on one page."""

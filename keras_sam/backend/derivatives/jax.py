@@ -1,0 +1,44 @@
+"""JAX: forward over reverse, for all vectors of a block together."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+gradient = jax.grad
+
+
+def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Value, gradient, and products of the Hessian of `loss(weights, batch)` in the weights."""
+
+    def products(weights: Any, batch: Any, vectors: Any) -> Any:
+        _, product = jax.linearize(lambda w: jax.grad(loss)(w, batch), weights)
+        return jax.vmap(product)(vectors)
+
+    return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(products)
+
+
+def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> Callable[..., Any]:
+    """Products with J' M J: J is the Jacobian of `predict(weights, batch)`, `middle(outputs, tangents, batch)` is M."""
+
+    def products(weights: Any, batch: Any, vectors: Any) -> Any:
+        outputs, forward = jax.linearize(lambda w: predict(w, batch), weights)
+        backward = jax.linear_transpose(forward, weights)
+
+        def product(vector: Any) -> Any:
+            (found,) = backward(middle(outputs, forward(vector), batch))
+            return found
+
+        return jax.vmap(product)(vectors)
+
+    compiled: Callable[..., Any] = jax.jit(products)
+    return compiled
+
+
+def missing(error: Exception) -> bool:
+    """Whether JAX has found a function without a derivative."""
+    text = str(error).lower()
+    return any(
+        words in text
+        for words in ("custom_vjp", "differentiation rule", "differentiation not supported", "support jvp")
+    )
