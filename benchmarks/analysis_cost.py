@@ -14,14 +14,12 @@ import analysis_peers
 import environment
 import keras
 import numpy as np
-from models import MODELS, NETWORKS
+from models import NETWORKS
 from step_cost import Contender, batch, measure, stay_on_one_core
 
 from keras_sam import analysis
 from keras_sam.analysis.objective import BLOCK, Objective
 from keras_sam.models.batches import Batches
-
-NETWORKS = NETWORKS | {"resnet8": (MODELS["resnet8"], (32, 32, 3))}
 
 
 def plain_gradient(model: keras.Model, batches: Sequence[Any]) -> Callable[[], Any]:

@@ -123,6 +123,9 @@ def test_batches_of_any_size_and_a_part_of_the_weights(problem, matrix):
         for _ in range(3):  # the graph of all data in one batch is kept
             found = objective.product(vector)
             np.testing.assert_allclose(found, expected @ vector, rtol=0, atol=1e-5 * np.abs(expected @ vector).max())
+    objective.batches = Batches(x[:25].astype("float32"), y[:25], 25)  # of other data there is another
+    expected = dense(matrix, w, (x[:25], y[:25], np.ones(25)))[chosen][:, chosen] @ vector
+    np.testing.assert_allclose(objective.product(vector), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def two_inputs_two_outputs():
