@@ -4,6 +4,7 @@ from keras_sam.analysis.rho_sweep import find_rho
 from keras_sam.models import SAMModel, as_plain_model, as_sam_model, sam_train_step
 from keras_sam.optimizers import (
     ASAMOptimizer,
+    BayesianSAMOptimizer,
     FriendlySAMOptimizer,
     GSAMOptimizer,
     LookSAMOptimizer,
@@ -19,6 +20,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ASAMOptimizer",
+    "BayesianSAMOptimizer",
     "FriendlySAMOptimizer",
     "GSAMOptimizer",
     "LookSAMOptimizer",

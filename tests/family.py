@@ -18,6 +18,7 @@ REGISTRY = {
     "wsam_coupled": (keras_sam.WSAMOptimizer, {"gamma": 0.7, "decouple": False}),
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {"sigma": 0.8, "lmbda": 0.7}),
     "vasso": (keras_sam.VaSSOOptimizer, {"theta": 0.3}),
+    "bayesian_sam": (keras_sam.BayesianSAMOptimizer, {"num_data": 100, "prior_precision": 0.0, "seed": 3}),
     "msam": (keras_sam.MSAMOptimizer, {"momentum": 0.8}),
 }
 

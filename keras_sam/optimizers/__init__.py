@@ -1,6 +1,7 @@
 """The SAM optimizers, one algorithm a file."""
 
 from keras_sam.optimizers.asam import ASAMOptimizer
+from keras_sam.optimizers.bayesian_sam import BayesianSAMOptimizer
 from keras_sam.optimizers.friendly_sam import FriendlySAMOptimizer
 from keras_sam.optimizers.gsam import GSAMOptimizer
 from keras_sam.optimizers.looksam import LookSAMOptimizer
@@ -13,6 +14,7 @@ from keras_sam.optimizers.wsam import WSAMOptimizer
 
 __all__ = [
     "ASAMOptimizer",
+    "BayesianSAMOptimizer",
     "FriendlySAMOptimizer",
     "GSAMOptimizer",
     "LookSAMOptimizer",

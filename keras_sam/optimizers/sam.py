@@ -88,6 +88,7 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     """
 
     ascent_needs_gradient: ClassVar[bool] = True
+    draws_noise: ClassVar[bool] = False  # whether the first gradient of a step is taken at a draw around the weights
     # Arguments of this class that a subclass has no use for, with the reason.
     refused: ClassVar[Mapping[str, str]] = {}
 
@@ -190,6 +191,10 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         """The factor T of the size of a weight, by which the neighbourhood is scaled; `None` for 1."""
         return self.sizes(variable) if self.adaptive else None
 
+    def ascent_length(self, norm: Any) -> Any:
+        """By what the directions are multiplied, whose norm, each scaled by T, this is."""
+        return self._current_rho(norm.dtype) / (norm + self.epsilon)
+
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """What the base optimizer receives, given the gradients at the perturbed weights; these are restored."""
         return gradients
@@ -246,10 +251,9 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         variables, slots = ([group[i] for i in directions] for group in (self._trainable_variables, self.perturbations))
         pairs = list(zip(directions.values(), map(self.ascent_scale, variables), strict=True))
         norm = backend.global_norm(d if t is None else t * d for d, t in pairs)
-        length = self._current_rho(norm.dtype) / (norm + self.epsilon)
         scaled = (d if t is None else ops.square(t) * d for d, t in pairs)
         # An overflow must not reach the weights: NaN - NaN would never leave them.
-        backend.displace(variables, slots, scaled, length, finite=ops.isfinite(norm))
+        backend.displace(variables, slots, scaled, self.ascent_length(norm), finite=ops.isfinite(norm))
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""
