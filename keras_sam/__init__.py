@@ -1,7 +1,14 @@
 """Sharpness-Aware Minimization (SAM) for Keras 3, on TensorFlow, JAX and PyTorch."""
 
 from keras_sam.analysis.rho_sweep import find_rho
-from keras_sam.models import SAMModel, as_plain_model, as_sam_model, sam_train_step
+from keras_sam.models import (
+    SAMModel,
+    as_plain_model,
+    as_sam_model,
+    posterior_predict,
+    posterior_sample,
+    sam_train_step,
+)
 from keras_sam.optimizers import (
     ASAMOptimizer,
     BayesianSAMOptimizer,
@@ -34,5 +41,7 @@ __all__ = [
     "as_plain_model",
     "as_sam_model",
     "find_rho",
+    "posterior_predict",
+    "posterior_sample",
     "sam_train_step",
 ]

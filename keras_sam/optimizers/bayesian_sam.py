@@ -31,7 +31,7 @@ class BayesianSAMOptimizer(NoisySteps, TwoGradientOptimizer):
 
     element by element. On SGD without momentum this is the algorithm of the paper. A step that does not climb, where
     `rho` is 0 or between those of `interval`, takes g for both gradients: it learns the posterior without SAM, for
-    `posterior_predict`. It costs 2 gradient passes a step, and holds 4 copies of the weights: the perturbation, g, m, s.
+    `posterior_predict`. It costs 2 gradient passes a step, and holds 4 copies of the weights, with g, m and s.
     The reported loss and metrics are those at the noise. In a hand-written loop `noise_step` comes first.
 
     Args:
