@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_sam import backend
 from keras_sam.optimizers import BayesianSAMOptimizer, arguments
+from keras_sam.optimizers.gaussian_posterior import standard_normal
 
 
 @contextlib.contextmanager
@@ -47,10 +48,10 @@ def posterior_sample(model: keras.Model, seed: int | keras.random.SeedGenerator 
     variables = [optimizer._trainable_variables[i] for i in moving]
     before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     try:
-        for variable, deviation in zip(variables, optimizer.posterior.deviations(moving), strict=True):
-            noise = keras.random.normal(variable.shape, dtype=deviation.dtype, seed=generator)
-            (w,) = backend.values([variable])
-            variable.assign(keras.ops.cast(keras.ops.cast(w, noise.dtype) + noise * deviation, variable.dtype))
+        noise = standard_normal(variables, optimizer._working_dtype, generator)
+        deviations = optimizer.posterior.deviations(moving)
+        for variable, w, n, deviation in zip(variables, backend.values(variables), noise, deviations, strict=True):
+            variable.assign(keras.ops.cast(keras.ops.cast(w, n.dtype) + n * deviation, variable.dtype))
         yield
     finally:
         for variable, value in zip(variables, before, strict=True):

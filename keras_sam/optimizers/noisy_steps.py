@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_sam import backend
-from keras_sam.optimizers.gaussian_posterior import GaussianPosterior
+from keras_sam.optimizers.gaussian_posterior import GaussianPosterior, standard_normal
 from keras_sam.optimizers.sam import SAMOptimizer
 from keras_sam.optimizers.stateless import Result, Values, current_values
 
@@ -23,9 +22,9 @@ class NoisySteps(SAMOptimizer):
     seed_generator: Any
     posterior: GaussianPosterior
 
-    def standard_normal(self, variable: Any) -> Any:
-        """Noise of the shape of a variable; the next draw is another."""
-        return keras.random.normal(variable.shape, dtype=self._working_dtype, seed=self.seed_generator)
+    def noise(self, variables: Sequence[Any]) -> list[Any]:
+        """Standard normal noise for each variable; that of the next call is another."""
+        return standard_normal(variables, self._working_dtype, self.seed_generator)
 
     def noise_step(self, trainable_variables: Sequence[Any] | None = None) -> None:
         """Move the weights to a draw, where the first gradient of a step is to be taken; the climb takes it back.
@@ -55,7 +54,8 @@ class NoisySteps(SAMOptimizer):
     def _draw(self) -> None:
         moving = [i for i, slot in enumerate(self.perturbations) if slot is not None]
         variables, slots = ([group[i] for i in moving] for group in (self._trainable_variables, self.perturbations))
-        noise = [self.standard_normal(v) * d for v, d in zip(variables, self.posterior.deviations(moving), strict=True)]
+        deviations = self.posterior.deviations(moving)
+        noise = [n * deviation for n, deviation in zip(self.noise(variables), deviations, strict=True)]
         backend.displace(variables, slots, noise, 1.0, finite=ops.isfinite(backend.global_norm(noise)))
 
     def _climb(self, gradients: Sequence[Any] | None, variables: Sequence[Any]) -> None:
