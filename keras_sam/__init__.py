@@ -19,6 +19,7 @@ from keras_sam.optimizers import (
     RhoSchedule,
     RhoWarmup,
     SAMOptimizer,
+    SpectralSAMOptimizer,
     VaSSOOptimizer,
     WSAMOptimizer,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "RhoWarmup",
     "SAMModel",
     "SAMOptimizer",
+    "SpectralSAMOptimizer",
     "VaSSOOptimizer",
     "WSAMOptimizer",
     "as_plain_model",

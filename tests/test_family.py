@@ -25,8 +25,11 @@ def train(model, batches):
 
 # LookSAM is not among them: at rho = 0 both gradients are the same, and its direction between them is not defined; nor
 # Bayesian SAM, which learns the posterior there.
+OTHERS = ("looksam", "spectral_looksam", "bayesian_sam")
+
+
 @pytest.mark.parametrize("rho", [0.0, NOTHING])  # in one run of each step, and in two
-@pytest.mark.parametrize("name", [name for name in family.REGISTRY if name not in ("looksam", "bayesian_sam")])
+@pytest.mark.parametrize("name", [name for name in family.REGISTRY if name not in OTHERS])
 def test_zero_radius_is_the_base_run(two_layer, batches, name, rho):
     model, plain = two_layer(family.make(name, rho=rho)), two_layer(SGD(0.1, momentum=0.9))
     np.testing.assert_allclose(train(model, batches), train(plain, batches), atol=1e-6)
@@ -334,7 +337,7 @@ class Samples(keras.layers.Layer):
         return x
 
 
-PASSES = {"interval": 1 + 1 / 3, "ascent_fraction": 1.25, "looksam": 1.2, "msam": 1.0}  # all others take 2
+PASSES = {"interval": 1 + 1 / 3, "ascent_fraction": 1.25, "looksam": 1.2, "spectral_looksam": 1 + 1 / 3, "msam": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,7 @@ def test_gradient_passes(name, classification, eager):
         import jax
 
         jax.effects_barrier()
-    assert counter.seen / len(x) == pytest.approx(PASSES.get(name, 2.0))
+    assert counter.seen / len(x) == pytest.approx(PASSES.get(name, 2.0))  # all others take 2
     assert model.optimizer.gradient_passes == pytest.approx(PASSES.get(name, 2.0))
 
 

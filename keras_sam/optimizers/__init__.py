@@ -9,6 +9,7 @@ from keras_sam.optimizers.msam import MSAMOptimizer
 from keras_sam.optimizers.rho_schedule import RhoSchedule
 from keras_sam.optimizers.rho_warmup import RhoWarmup
 from keras_sam.optimizers.sam import SAMOptimizer
+from keras_sam.optimizers.spectral_sam import SpectralSAMOptimizer
 from keras_sam.optimizers.vasso import VaSSOOptimizer
 from keras_sam.optimizers.wsam import WSAMOptimizer
 
@@ -22,6 +23,7 @@ __all__ = [
     "RhoSchedule",
     "RhoWarmup",
     "SAMOptimizer",
+    "SpectralSAMOptimizer",
     "VaSSOOptimizer",
     "WSAMOptimizer",
 ]

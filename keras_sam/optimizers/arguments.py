@@ -52,11 +52,11 @@ def radius(rho: Any) -> Any:
     return number("rho", rho, lambda value: value >= 0, what)
 
 
-def patterns(perturb: Any) -> str | list[str] | None:
+def patterns(name: str, value: Any) -> str | list[str] | None:
     """A regular expression, or a list of them, or `None`."""
-    if perturb is None:
+    if value is None:
         return None
-    found = [perturb] if isinstance(perturb, str) else perturb
+    found = [value] if isinstance(value, str) else value
     try:
         if not isinstance(found, Sequence) or not found:
             raise TypeError("neither a string nor a list of strings")
@@ -64,20 +64,20 @@ def patterns(perturb: Any) -> str | list[str] | None:
             re.compile(pattern)
     except (TypeError, re.error) as error:
         raise ValueError(
-            "`perturb` must be a regular expression for variable paths, such as r'(gamma|beta)$', or a list of them. "
-            f"Received: perturb={perturb!r} ({error})"
+            f"`{name}` must be a regular expression for variable paths, such as r'(gamma|beta)$', or a list of them. "
+            f"Received: {name}={value!r} ({error})"
         ) from error
-    return perturb if isinstance(perturb, str) else list(found)
+    return value if isinstance(value, str) else list(found)
 
 
-def matching(perturb: str | list[str], paths: Sequence[str]) -> list[bool]:
+def matching(name: str, value: str | list[str], paths: Sequence[str]) -> list[bool]:
     """Which of `paths` match one of the patterns; every pattern must match some path."""
-    each = [perturb] if isinstance(perturb, str) else perturb
+    each = [value] if isinstance(value, str) else value
     for pattern in each:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
-                f"`perturb` must match trainable variables, and {pattern!r} matches none of {list(paths)}. "
-                f"Received: perturb={perturb!r}"
+                f"`{name}` must match trainable variables, and {pattern!r} matches none of {list(paths)}. "
+                f"Received: {name}={value!r}"
             )
     return [any(re.search(pattern, path) for pattern in each) for path in paths]
 

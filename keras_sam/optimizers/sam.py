@@ -113,8 +113,8 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         self.adaptive = bool(adaptive)
         self.epsilon = arguments.number("epsilon", epsilon, lambda value: value > 0, "a positive float")
         self.num_batch_splits = arguments.splits(num_batch_splits)
-        self.perturb = arguments.patterns(perturb)
-        self._perturbed: dict[str, bool] = {}  # by path, which variables the patterns matched
+        self.perturb = arguments.patterns("perturb", perturb)
+        self._matched: dict[str, dict[str, bool]] = {}  # by argument and path, what its patterns matched
         self.interval = arguments.positive_integer("interval", interval)
         self.ascent_fraction = arguments.number(
             "ascent_fraction", ascent_fraction, lambda value: 0 < value <= 1, "a float above 0 and at most 1"
@@ -266,22 +266,29 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create a slot for the perturbation of each variable that may be perturbed."""
-        moves = [True] * len(variables)
-        if self.perturb is not None:
-            paths = [v.path for v in variables]
-            moves = arguments.known_again(self._perturbed, paths) or arguments.matching(self.perturb, paths)
-            self._perturbed = dict(zip(paths, moves, strict=True))
+        moves = self.matching("perturb", variables, otherwise=True)
         self.perturbations = [
             self.add_slot(v, "perturbation") if moved else None for v, moved in zip(variables, moves, strict=True)
         ]
         if self.num_batch_splits is not None:
             self.gradient_mean = GradientMean(self, variables)
 
+    def matching(self, argument: str, variables: Sequence[Any], otherwise: bool) -> list[bool]:
+        """Which variables match the patterns of an argument; `otherwise`, if there are none."""
+        patterns = getattr(self, argument)
+        if patterns is None:
+            return [otherwise] * len(variables)
+        paths = [v.path for v in variables]
+        known = arguments.known_again(self._matched.get(argument, {}), paths)
+        found = known or arguments.matching(argument, patterns, paths)
+        self._matched[argument] = dict(zip(paths, found, strict=True))
+        return found
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""
         # When a file is loaded, the paths that a pattern was matched with lack the model's name.
-        perturbed = {"perturbed": self._perturbed} if self._perturbed else {}
-        return perturbed | {
+        matched = {"matched": {name: dict(each) for name, each in self._matched.items()}} if self._matched else {}
+        return matched | {
             "base_optimizer": keras.saving.serialize_keras_object(self.base_optimizer),
             "rho": keras.saving.serialize_keras_object(self.rho) if self._has_schedule else self.rho,
             "adaptive": self.adaptive,
@@ -297,10 +304,10 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """The optimizer that `get_config` described."""
         config = dict(config)
-        perturbed = config.pop("perturbed", {})
+        matched = config.pop("matched", {})
         for key in ("base_optimizer", "rho"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
         optimizer = cls(**config)
-        optimizer._perturbed = dict(perturbed)
+        optimizer._matched = {name: dict(each) for name, each in matched.items()}
         return optimizer
