@@ -39,12 +39,16 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "wsam": (keras_sam.WSAMOptimizer, {}, 0.5),
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
+    "bayesian_sam": (keras_sam.BayesianSAMOptimizer, {}, 0.05),  # on the base `plain_sgd`
+    "spectral_sam": (keras_sam.SpectralSAMOptimizer, {}, 0.05),
     "msam": (keras_sam.MSAMOptimizer, {}, 1.5),
 }
 BASES: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
+    "plain_sgd": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
+    "muon": keras.optimizers.Muon,
 }
 
 
@@ -64,6 +68,8 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
     batches = datasets.Batches(data, run["batch_size"], run["augment"], run["seed"])
     model = models.MODELS[run["model"]](data.x_train.shape[1:], data.target)
     algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
+    if algorithm is keras_sam.BayesianSAMOptimizer:
+        options = options | {"num_data": len(data.x_train)}
     rise = {time: run[time] for time in ("warmup", "begin") if time in run}
     passes = 1.0 if algorithm is None else algorithm("sgd", **options).gradient_passes
     passes -= (passes - 1.0) * rise.get("begin", 0.0)
