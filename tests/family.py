@@ -13,8 +13,10 @@ REGISTRY = {
     "num_batch_splits": (keras_sam.SAMOptimizer, {"num_batch_splits": 2}),
     "asam": (keras_sam.ASAMOptimizer, {"eta": 0.1}),
     "gsam": (keras_sam.GSAMOptimizer, {"alpha": 0.3}),
-    "spectral_sam": (keras_sam.SpectralSAMOptimizer, {"interval": 1, "rest_ratio": 0.5}),
-    "spectral_looksam": (keras_sam.SpectralSAMOptimizer, {"interval": 3, "exclude_layers": "gamma|dense_1|bias"}),
+    "spectral_sam": (
+        keras_sam.SpectralSAMOptimizer,
+        {"interval": 3, "rest_ratio": 0.5, "exclude_layers": "gamma|dense_1|bias"},
+    ),
     "looksam": (keras_sam.LookSAMOptimizer, {"interval": 5, "alpha": 0.6}),
     "wsam": (keras_sam.WSAMOptimizer, {"gamma": 0.7}),
     "wsam_coupled": (keras_sam.WSAMOptimizer, {"gamma": 0.7, "decouple": False}),
