@@ -76,9 +76,9 @@ class InPlaceStep(Step):
         if not self.begins_perturbed:
             return
         if not self.optimizer.built:
-            if not self.model.built:
+            if not self.optimizer.draws_noise or not self.model.built:
                 return
-            self.optimizer.build(self.model.trainable_variables)
+            self.optimizer.build(self.model.trainable_variables)  # as Keras does by now, but for TensorFlow
         self.keep_weights(self.optimizer)
         if self.optimizer.draws_noise:
             self.optimizer.noise_step()
