@@ -40,12 +40,16 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "wsam": (keras_sam.WSAMOptimizer, {}, 0.5),
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
+    "bayesian_sam": (keras_sam.BayesianSAMOptimizer, {}, 0.05),  # on the base `plain_sgd`
+    "spectral_sam": (keras_sam.SpectralSAMOptimizer, {}, 0.05),
     "msam": (keras_sam.MSAMOptimizer, {}, 1.5),
 }
 BASES: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
+    "plain_sgd": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
+    "muon": keras.optimizers.Muon,
 }
 
 
@@ -60,8 +64,7 @@ def title(name: str) -> str:
 
 def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
     """Train one network as `run` says; returns what came out."""
-    algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
-    passes = 1.0 if algorithm is None else algorithm("sgd", **options).gradient_passes
+    passes = 1.0 if run["optimizer"] == "base" else around("sgd", run["optimizer"]).gradient_passes
     passes -= (passes - 1.0) * run.get("begin", 0.0)
     epochs = round(run["epochs"] / passes) if run["equal"] == "passes" else run["epochs"]
     model, data, batches = prepared(run, file, epochs)
@@ -104,16 +107,25 @@ def prepared(run: dict[str, Any], file: str | None, epochs: int) -> tuple[keras.
     if run["schedule"] == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
     optimizer = BASES[run.get("base", "sgd")](rate, weight_decay=run["weight_decay"])
-    algorithm, options, _ = OPTIMIZERS[run["optimizer"]]
-    if algorithm is not None:
+    if run["optimizer"] != "base":
         rise = {time: run[time] for time in ("warmup", "begin") if time in run}
         rho = keras_sam.RhoWarmup(run["rho"], **rise) if rise else run["rho"]
-        model, optimizer = keras_sam.as_sam_model(model), algorithm(optimizer, rho=rho, **options)
+        model = keras_sam.as_sam_model(model)
+        optimizer = around(optimizer, run["optimizer"], len(data.x_train), rho=rho)
     if data.classes:
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     else:
         model.compile(optimizer, "mse")
     return model, data, batches
+
+
+def around(base: Any, name: str, samples: int = 1, **settings: Any) -> keras_sam.SAMOptimizer:
+    """The optimizer `name` around `base`, to train on so many samples."""
+    algorithm, options, _ = OPTIMIZERS[name]
+    if algorithm is keras_sam.BayesianSAMOptimizer:
+        options = options | {"num_data": samples}
+    found: keras_sam.SAMOptimizer = algorithm(base, **options, **settings)
+    return found
 
 
 def head(model: keras.Model, data: datasets.Data) -> tuple[keras.Model, datasets.Data]:

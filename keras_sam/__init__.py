@@ -1,9 +1,17 @@
 """Sharpness-Aware Minimization (SAM) for Keras 3, on TensorFlow, JAX and PyTorch."""
 
 from keras_sam.analysis.rho_sweep import find_rho
-from keras_sam.models import SAMModel, as_plain_model, as_sam_model, sam_train_step
+from keras_sam.models import (
+    SAMModel,
+    as_plain_model,
+    as_sam_model,
+    posterior_predict,
+    posterior_sample,
+    sam_train_step,
+)
 from keras_sam.optimizers import (
     ASAMOptimizer,
+    BayesianSAMOptimizer,
     FriendlySAMOptimizer,
     GSAMOptimizer,
     LookSAMOptimizer,
@@ -11,6 +19,7 @@ from keras_sam.optimizers import (
     RhoSchedule,
     RhoWarmup,
     SAMOptimizer,
+    SpectralSAMOptimizer,
     VaSSOOptimizer,
     WSAMOptimizer,
 )
@@ -19,6 +28,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ASAMOptimizer",
+    "BayesianSAMOptimizer",
     "FriendlySAMOptimizer",
     "GSAMOptimizer",
     "LookSAMOptimizer",
@@ -27,10 +37,13 @@ __all__ = [
     "RhoWarmup",
     "SAMModel",
     "SAMOptimizer",
+    "SpectralSAMOptimizer",
     "VaSSOOptimizer",
     "WSAMOptimizer",
     "as_plain_model",
     "as_sam_model",
     "find_rho",
+    "posterior_predict",
+    "posterior_sample",
     "sam_train_step",
 ]

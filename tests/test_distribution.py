@@ -94,7 +94,14 @@ def test_tensorflow_mirrored(run, mode, count):
     assert int(mirrored["iterations"]) == int(one["iterations"]) == 20
 
 
-REMEMBERING = ["GSAMOptimizer", "WSAMOptimizer", "FriendlySAMOptimizer", "VaSSOOptimizer", "MSAMOptimizer"]
+REMEMBERING = [
+    "GSAMOptimizer",
+    "WSAMOptimizer",
+    "FriendlySAMOptimizer",
+    "VaSSOOptimizer",
+    "MSAMOptimizer",
+    "BayesianSAMOptimizer",
+]
 
 
 @pytest.fixture
@@ -112,7 +119,9 @@ def test_tensorflow_mirrored_family(run, algorithm):
 
 
 @pytest.mark.only("jax")
-@pytest.mark.parametrize("algorithm", ["GSAMOptimizer", "LookSAMOptimizer"], indirect=True)
+@pytest.mark.parametrize(
+    "algorithm", ["GSAMOptimizer", "LookSAMOptimizer", "SpectralSAMOptimizer", "BayesianSAMOptimizer"], indirect=True
+)
 def test_jax_model_parallel_family(run, algorithm):
     (four,) = run("jax_devices.py", "model", **FOUR_DEVICES)
     assert_same_training(four, Result(on_one_device()))

@@ -25,6 +25,7 @@ REMEMBERING = {
     "looksam": functools.partial(keras_sam.LookSAMOptimizer, interval=1),
     "vasso": keras_sam.VaSSOOptimizer,
     "friendly": keras_sam.FriendlySAMOptimizer,
+    "bayesian": functools.partial(keras_sam.BayesianSAMOptimizer, num_data=50, seed=1),
     "parts": functools.partial(keras_sam.VaSSOOptimizer, num_batch_splits=2),
 }
 three = pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -54,7 +55,7 @@ class Skipping(own_steps.OwnStep):
         return {"objective": loss}
 
 
-@pytest.mark.parametrize("name", ["sam", "gsam", "msam", "vasso", "looksam"])
+@pytest.mark.parametrize("name", ["sam", "gsam", "msam", "vasso", "looksam", "bayesian"])
 def test_a_batch_that_is_skipped_changes_nothing(name, quick_mode):
     optimizer = REMEMBERING[name](SGD(0.5), rho=1.0)
     model = sam_of(Skipping)()
@@ -63,6 +64,7 @@ def test_a_batch_that_is_skipped_changes_nothing(name, quick_mode):
 
     def state():
         remembered = [v for v in optimizer.variables if not any(v is slot for slot in optimizer.perturbations)]
+        remembered = [v for v in remembered if "seed_generator" not in v.path]  # which moves on with each draw
         return [ops.convert_to_numpy(v).copy() for v in (*model.trainable_variables, *remembered)]
 
     model.bound.assign(100.0)
@@ -191,6 +193,18 @@ def test_msam_takes_its_perturbation_back_at_the_scale_that_a_layer_gave_it(quic
     model.fit(*own_steps.data(8), batch_size=8, verbose=0)
     e = 0.5 * velocity / np.linalg.norm(velocity)
     np.testing.assert_allclose(weights_of(model), 2.0 * kernel / np.linalg.norm(kernel + e), atol=1e-5)
+
+
+@pytest.mark.only("tensorflow", "torch")
+def test_bayesian_sam_takes_its_noise_back_at_the_scale_that_a_layer_gave_it(quick_mode):
+    model = SAMSequential([keras.Input((5,)), Normalizing(2, use_bias=False)])
+    optimizer = keras_sam.BayesianSAMOptimizer(SGD(0.0), rho=0.5, num_data=5, seed=1)
+    trained(model, optimizer, 1, loss="mse", **quick_mode)
+    kernel = weights_of(model)
+    model.fit(*own_steps.data(8), batch_size=8, verbose=0)
+    found = weights_of(model)
+    np.testing.assert_allclose(found / np.linalg.norm(found), kernel / np.linalg.norm(kernel), atol=1e-5)
+    assert 0.005 < abs(np.linalg.norm(found) / 2.0 - 1) < 0.5  # the noise counts in the norm that becomes 2
 
 
 @pytest.mark.only("tensorflow", "torch")  # on JAX they are values

@@ -41,10 +41,11 @@ def test_an_optimizer_that_is_applied_twice_asks_each_time(quick_mode):
     "critic_optimizer",
     [
         keras_sam.MSAMOptimizer("sgd"),
+        keras_sam.BayesianSAMOptimizer("sgd", num_data=8),
         keras_sam.SAMOptimizer("sgd", interval=2),
         keras_sam.SAMOptimizer("sgd", num_batch_splits=2),
     ],
-    ids=["msam", "interval", "parts"],
+    ids=["msam", "bayesian", "interval", "parts"],
 )
 def test_what_only_the_models_own_optimizer_can_do(critic_optimizer):
     model = sam_of(own_steps.GAN)(critic_optimizer)

@@ -328,6 +328,7 @@ DOUBLE = {
     "looksam": lambda: keras_sam.LookSAMOptimizer(SGD(0.1), interval=2),
     "friendly": lambda: keras_sam.FriendlySAMOptimizer(SGD(0.1)),
     "vasso": lambda: keras_sam.VaSSOOptimizer(SGD(0.1)),
+    "bayesian": lambda: keras_sam.BayesianSAMOptimizer(SGD(0.1), num_data=8),
     "msam": lambda: keras_sam.MSAMOptimizer(SGD(0.1)),
 }
 

@@ -168,8 +168,8 @@ def _chosen(model: keras.Model, variables: Any) -> list[Any]:
         return list(model.trainable_variables)
     if not isinstance(variables, str) and len(variables) and all(hasattr(v, "path") for v in variables):
         return list(variables)
-    patterns = arguments.patterns(variables, "variables") or ""
-    matched = arguments.matching(patterns, [v.path for v in model.trainable_variables], "variables")
+    patterns = arguments.patterns("variables", variables) or ""
+    matched = arguments.matching("variables", patterns, [v.path for v in model.trainable_variables])
     return [v for v, chosen in zip(model.trainable_variables, matched, strict=True) if chosen]
 
 

@@ -188,6 +188,8 @@ class _PureStep(Step):
         try:
             if self.asks(optimizer):
                 data = beginning(data, optimizer.ascent_fraction)
+            if self.begins_perturbed and optimizer.draws_noise:
+                state = self.with_result(state, *optimizer.stateless_noise_step(state[2], self.weights_in(state)))
             elif self.begins_perturbed:
                 state = self.with_result(state, *optimizer.stateless_first_step(state[2], None, self.weights_in(state)))
             logs, state = self.run(state, data)
@@ -262,6 +264,10 @@ class _PureStep(Step):
     def apply(self, optimizer: Any, state: Any, gradients: Any, weights: Any) -> tuple[Any, Any]:
         """The weights and the state of a SAM optimizer after its step, given the gradients at the weights."""
         self.check_options(optimizer)
+        nested = _trace() != self.place  # where the step may not come by, and the end of it takes what is added back
+        self.restores = self.restores or (nested and self.begins_perturbed)
+        if optimizer.draws_noise:
+            weights, state = optimizer.stateless_restore(state, weights)
         if self.asks(optimizer):
             perturbed, new_state = optimizer.stateless_first_step(state, gradients, weights)
             found, reached = self.ask(optimizer, perturbed)
@@ -273,8 +279,7 @@ class _PureStep(Step):
             single: tuple[Any, Any] = optimizer.stateless_single_step(state, gradients, weights)
             return single
         weights, state = self.descend(optimizer, state, gradients, weights)
-        if _trace() != self.place:  # where the step may not come by, and the end of it takes the perturbation back
-            self.restores = True
+        if nested:
             cleared = {id(slot) for slot in optimizer.perturbations}
             pairs = zip(optimizer.variables, state, strict=True)
             state = [ops.zeros_like(value) if id(v) in cleared else value for v, value in pairs]

@@ -72,11 +72,18 @@ class InPlaceStep(Step):
         return logs if self.low is None else logs | {"sharpness": self.reading.metric.result()}
 
     def begin(self) -> None:
-        """Climb, if that needs no gradient."""
-        if not self.begins_perturbed or not self.optimizer.built:
+        """Climb, if that needs no gradient, or go where the first gradient is to be taken."""
+        if not self.begins_perturbed:
             return
+        if not self.optimizer.built:
+            if not self.optimizer.draws_noise or not self.model.built:
+                return
+            self.optimizer.build(self.model.trainable_variables)  # as Keras does by now, but for TensorFlow
         self.keep_weights(self.optimizer)
-        self.optimizer.first_step(None)
+        if self.optimizer.draws_noise:
+            self.optimizer.noise_step()
+        else:
+            self.optimizer.first_step(None)
 
     def end(self) -> None:
         """Take a perturbation back that is there without the optimizer having been applied."""
@@ -136,31 +143,41 @@ class InPlaceStep(Step):
         self.keep_weights(optimizer)
         nested = self.is_nested()
         self.low = None if nested or self.reading is None else self.loss
+        if optimizer.draws_noise:
+            self.take_the_noise_back(optimizer, variables)
         if self.asks(optimizer):
             self.climb_and_descend(optimizer, gradients, variables, nested)
         elif optimizer.ascent_needs_gradient:
-            self.hand_on(optimizer, optimizer.single_gradients(gradients, variables), variables)
+            optimizer.base_optimizer.apply(optimizer.single_gradients(gradients, variables), variables)
         else:
-            self.come_back_from_one_run(optimizer)
-            self.hand_on(optimizer, optimizer.descent_gradients(gradients, variables), variables)
-            if nested:
-                optimizer.clear_perturbations()  # for the end of the step to take nothing back once more
-                self.may_pass_by = True
+            self.scale_perturbations(optimizer)
+            optimizer.restore()
+            self.descend(optimizer, gradients, variables)
+        if nested and self.begins_perturbed and optimizer is self.optimizer:
+            optimizer.clear_perturbations()  # for the end of the step to take nothing back once more
+            self.may_pass_by = True
 
-    def come_back_from_one_run(self, optimizer: Any) -> None:
-        """Restore the weights where the clean run itself was at the perturbed ones.
+    def take_the_noise_back(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """Restore the weights where the clean run was at a draw around them."""
+        if optimizer._here.drawn:
+            self.scale_perturbations(optimizer)
+        else:  # the step has built the model, or makes a second update
+            optimizer.noise_step(variables)
+        optimizer._descend()
+
+    def scale_perturbations(self, optimizer: Any) -> None:
+        """Let a perturbation that was there in the clean run be what is to be taken back.
 
         A layer that has written its weights there, as spectral normalization does, has scaled the perturbation too.
         """
-        optimizer.restore()
         for variable, slot in zip(optimizer._trainable_variables, optimizer.perturbations, strict=True):
             if slot is not None and id(variable) in self.before:
                 (old,) = backend.cast([self.before[id(variable)][1]], slot.dtype)
                 w, e = backend.values([variable, slot])
                 w, e = backend.cast([w, e], slot.dtype)
                 length = ops.norm(old)
-                scale = ops.where(length > 0, ops.norm(w + e) / length, 1.0)
-                backend.assign([variable], backend.cast([w + (1 - scale) * e], variable.dtype))
+                scale = ops.where(length > 0, ops.norm(w) / length, 1.0)
+                backend.assign([slot], [scale * e])
 
     def climb_and_descend(self, optimizer: Any, gradients: Any, variables: Any, nested: bool) -> None:
         """Perturb the weights, ask for the gradients there, come back, and hand them on if there are any."""
@@ -192,17 +209,14 @@ class InPlaceStep(Step):
         if optimizer is self.optimizer and self.low is not None and high is not None:
             self.reading.add(self.low, high, ops.shape(parts.first(self.data))[0])
 
-        def descend() -> None:
-            self.hand_on(optimizer, optimizer.descent_gradients(found, variables), variables)
+        self.choose(reached, lambda: self.descend(optimizer, found, variables), memory.put_back)
 
-        self.choose(reached, descend, memory.put_back)
-
-    def hand_on(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    def descend(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Let the base optimizer make its step, for a batch in parts with the last of them."""
         if self.part is None or optimizer is not self.optimizer:
-            optimizer.base_optimizer.apply(gradients, variables)
+            optimizer.base_optimizer.apply(optimizer.descent_gradients(gradients, variables), variables)
             return
-        optimizer.gradient_mean.add(optimizer.known(gradients, variables), self.part.share)
+        optimizer.add_to_mean(gradients, variables, self.part.share)
 
         def apply_mean() -> None:
             means = optimizer.mean_gradients(gradients, variables)
@@ -347,7 +361,7 @@ def sam_step(
         if getattr(optimizer, "num_batch_splits", None) is None:
             return one(data)
         if optimizer.built:
-            optimizer.gradient_mean.begin()
+            optimizer.begin_mean()
         return for_each_part(lambda data, part: one(data, part=part), data, optimizer.num_batch_splits)
 
     try:

@@ -47,7 +47,7 @@ class Step(ABC):
         self.model, self.run, self.data, self.climbs, self.part = model, run, data, climbs, part
         self.optimizer = model.optimizer
         self.is_sam = hasattr(self.optimizer, "ascent_needs_gradient")  # or only a second optimizer is
-        self.begins_perturbed = self.is_sam and not self.optimizer.ascent_needs_gradient
+        self.begins_perturbed = self.is_sam and (self.optimizer.draws_noise or not self.optimizer.ascent_needs_gradient)
         self.calls: dict[int, int] = {}  # of each optimizer in the present run
         self.asked: tuple[int, int] | None = None  # in an asking run: the optimizer, and which of its calls
         self.applying: Any = None  # the optimizer whose `apply` is under way
@@ -78,7 +78,7 @@ class Step(ABC):
         if optimizer is self.optimizer:
             return
         usual = optimizer.interval == 1 and optimizer.ascent_fraction == 1.0 and not optimizer.num_batch_splits
-        if not (usual and optimizer.ascent_needs_gradient):
+        if not (usual and optimizer.ascent_needs_gradient and not optimizer.draws_noise):
             raise ValueError(
                 f"{type(optimizer).__name__} is not the optimizer that the model was compiled with, and only for that "
                 "one can the step begin at perturbed weights, with a part of the batch or without a climb: compile the "

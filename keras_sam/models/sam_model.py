@@ -32,7 +32,8 @@ class SAMModel:
     averaged over the epoch like the loss. It costs nothing, as both are computed anyway. A step of your own logs it if
     its loss comes from `compute_loss` (on JAX, if it updates the metric named `loss`) and its `apply` does not stand in
     a condition. Set `log_sharpness = False` in the class, or on the model before `compile`, to do without. There is
-    none with one gradient pass (`MSAMOptimizer`), and `train_on_batch` returns it with `return_dict=True` only.
+    none where the first gradient is not at the weights (`MSAMOptimizer`, `BayesianSAMOptimizer`), and `train_on_batch`
+    returns it with `return_dict=True` only.
 
     `fit` warns, once, if after some epochs the network still does no more than guess, as it does with too large a
     radius. For that it looks at some of the data again, but only where the loss stays at what it was.
@@ -163,8 +164,9 @@ class SAMModel:
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer = scaler_inside(optimizer)
-        two_gradients = isinstance(self.optimizer, SAMOptimizer) and self.optimizer.ascent_needs_gradient
-        logged = two_gradients and self.log_sharpness and not _names_its_metrics(type(self))
+        sam = self.optimizer if isinstance(self.optimizer, SAMOptimizer) else None
+        at_the_weights = sam is not None and sam.ascent_needs_gradient and not sam.draws_noise  # the first gradient
+        logged = at_the_weights and self.log_sharpness and not _names_its_metrics(type(self))
         self._sharpness = SharpnessReading() if logged else None
         self._compiled_steps = None  # those of the optimizer before
 

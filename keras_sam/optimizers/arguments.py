@@ -52,7 +52,7 @@ def radius(rho: Any) -> Any:
     return number("rho", rho, lambda value: value >= 0, what)
 
 
-def patterns(value: Any, name: str = "perturb") -> str | list[str] | None:
+def patterns(name: str, value: Any) -> str | list[str] | None:
     """A regular expression, or a list of them, or `None`."""
     if value is None:
         return None
@@ -70,7 +70,7 @@ def patterns(value: Any, name: str = "perturb") -> str | list[str] | None:
     return value if isinstance(value, str) else list(found)
 
 
-def matching(value: str | list[str], paths: Sequence[str], name: str = "perturb") -> list[bool]:
+def matching(name: str, value: str | list[str], paths: Sequence[str]) -> list[bool]:
     """Which of `paths` match one of the patterns; every pattern must match some path."""
     each = [value] if isinstance(value, str) else value
     for pattern in each:

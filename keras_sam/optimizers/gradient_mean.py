@@ -12,8 +12,8 @@ from keras_sam.optimizers.slots import Slots
 class GradientMean(Slots):
     """One slot for each variable, to which the parts of a batch add their share in turn."""
 
-    def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        super().__init__(optimizer, variables, "gradient_mean")
+    def __init__(self, optimizer: Any, variables: Sequence[Any], name: str = "gradient_mean") -> None:
+        super().__init__(optimizer, variables, name)
         self.present: set[int] = set()
 
     def begin(self) -> None:
@@ -24,9 +24,9 @@ class GradientMean(Slots):
     def add(self, gradients: Mapping[int, Any], share: Any) -> None:
         """Add `share` of each gradient, by the index of its variable."""
         self.present.update(gradients)
-        old, tensors = self.read(gradients), list(gradients.values())
+        tensors = list(gradients.values())
         share = ops.cast(share, tensors[0].dtype) if tensors else share
-        self.write(dict(zip(gradients, backend.weighted_sum(1.0, old, share, tensors), strict=True)))
+        self.write(self.blended(1.0, gradients, share))
 
     def means(self, variables: Sequence[Any]) -> list[Any]:
         """The mean gradients, of the dtypes of their `variables`; `None` for one that had none in any part."""

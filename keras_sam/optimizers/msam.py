@@ -80,9 +80,7 @@ class MSAMOptimizer(SAMOptimizer):
         """The gradients as they are; v takes them in, unless they overflowed."""
         known = self.unscaled(self.known(gradients, variables))
         finite = ops.isfinite(backend.global_norm(known.values()))
-        old = self.velocities.read(known)
-        new = backend.weighted_sum(self.momentum, old, -1.0, known.values())
-        self.velocities.write(dict(zip(known, backend.select(finite, new, old), strict=True)))
+        self.velocities.write_if(finite, self.velocities.blended(self.momentum, known, -1.0))
         return gradients
 
     def get_config(self) -> dict[str, Any]:

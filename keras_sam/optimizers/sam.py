@@ -88,6 +88,7 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     """
 
     ascent_needs_gradient: ClassVar[bool] = True
+    draws_noise: ClassVar[bool] = False  # whether the first gradient of a step is taken at a draw around the weights
     # Arguments of this class that a subclass has no use for, with the reason.
     refused: ClassVar[Mapping[str, str]] = {}
 
@@ -112,8 +113,8 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         self.adaptive = bool(adaptive)
         self.epsilon = arguments.number("epsilon", epsilon, lambda value: value > 0, "a positive float")
         self.num_batch_splits = arguments.splits(num_batch_splits)
-        self.perturb = arguments.patterns(perturb)
-        self._perturbed: dict[str, bool] = {}  # by path, which variables the patterns matched
+        self.perturb = arguments.patterns("perturb", perturb)
+        self._matched: dict[str, dict[str, bool]] = {}  # by argument and path, what its patterns matched
         self.interval = arguments.positive_integer("interval", interval)
         self.ascent_fraction = arguments.number(
             "ascent_fraction", ascent_fraction, lambda value: 0 < value <= 1, "a float above 0 and at most 1"
@@ -190,6 +191,10 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         """The factor T of the size of a weight, by which the neighbourhood is scaled; `None` for 1."""
         return self.sizes(variable) if self.adaptive else None
 
+    def ascent_length(self, norm: Any) -> Any:
+        """By what the directions are multiplied, whose norm, each scaled by T, this is."""
+        return self._current_rho(norm.dtype) / (norm + self.epsilon)
+
     def descent_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
         """What the base optimizer receives, given the gradients at the perturbed weights; these are restored."""
         return gradients
@@ -246,10 +251,9 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
         variables, slots = ([group[i] for i in directions] for group in (self._trainable_variables, self.perturbations))
         pairs = list(zip(directions.values(), map(self.ascent_scale, variables), strict=True))
         norm = backend.global_norm(d if t is None else t * d for d, t in pairs)
-        length = self._current_rho(norm.dtype) / (norm + self.epsilon)
         scaled = (d if t is None else ops.square(t) * d for d, t in pairs)
         # An overflow must not reach the weights: NaN - NaN would never leave them.
-        backend.displace(variables, slots, scaled, length, finite=ops.isfinite(norm))
+        backend.displace(variables, slots, scaled, self.ascent_length(norm), finite=ops.isfinite(norm))
 
     def _descend(self) -> None:
         """Subtract the applied perturbation from every variable that has a slot."""
@@ -262,22 +266,29 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create a slot for the perturbation of each variable that may be perturbed."""
-        moves = [True] * len(variables)
-        if self.perturb is not None:
-            paths = [v.path for v in variables]
-            moves = arguments.known_again(self._perturbed, paths) or arguments.matching(self.perturb, paths)
-            self._perturbed = dict(zip(paths, moves, strict=True))
+        moves = self.matching("perturb", variables, otherwise=True)
         self.perturbations = [
             self.add_slot(v, "perturbation") if moved else None for v, moved in zip(variables, moves, strict=True)
         ]
         if self.num_batch_splits is not None:
             self.gradient_mean = GradientMean(self, variables)
 
+    def matching(self, argument: str, variables: Sequence[Any], otherwise: bool) -> list[bool]:
+        """Which variables match the patterns of an argument; `otherwise`, if there are none."""
+        patterns = getattr(self, argument)
+        if patterns is None:
+            return [otherwise] * len(variables)
+        paths = [v.path for v in variables]
+        known = arguments.known_again(self._matched.get(argument, {}), paths)
+        found = known or arguments.matching(argument, patterns, paths)
+        self._matched[argument] = dict(zip(paths, found, strict=True))
+        return found
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, serialized."""
         # When a file is loaded, the paths that a pattern was matched with lack the model's name.
-        perturbed = {"perturbed": self._perturbed} if self._perturbed else {}
-        return perturbed | {
+        matched = {"matched": {name: dict(each) for name, each in self._matched.items()}} if self._matched else {}
+        return matched | {
             "base_optimizer": keras.saving.serialize_keras_object(self.base_optimizer),
             "rho": keras.saving.serialize_keras_object(self.rho) if self._has_schedule else self.rho,
             "adaptive": self.adaptive,
@@ -293,10 +304,10 @@ class SAMOptimizer(Steps, StatelessSteps, WrapperOptimizer):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """The optimizer that `get_config` described."""
         config = dict(config)
-        perturbed = config.pop("perturbed", {})
+        matched = config.pop("matched", {})
         for key in ("base_optimizer", "rho"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
         optimizer = cls(**config)
-        optimizer._perturbed = dict(perturbed)
+        optimizer._matched = {name: dict(each) for name, each in matched.items()}
         return optimizer

@@ -16,10 +16,11 @@ class Slots:
         optimizer: The optimizer whose slots they are.
         variables: The trainable variables.
         name: What they hold.
+        initializer: What they begin with.
     """
 
-    def __init__(self, optimizer: Any, variables: Sequence[Any], name: str) -> None:
-        self.variables = [optimizer.add_slot(v, name) for v in variables]
+    def __init__(self, optimizer: Any, variables: Sequence[Any], name: str, initializer: Any = "zeros") -> None:
+        self.variables = [optimizer.add_slot(v, name, initializer) for v in variables]
 
     def read(self, indices: Iterable[int]) -> list[Any]:
         """The tensors at `indices`."""
@@ -29,6 +30,14 @@ class Slots:
     def write(self, values: Mapping[int, Any]) -> None:
         """Give the slots at the keys of `values` new values."""
         backend.assign([self.variables[i] for i in values], list(values.values()))
+
+    def write_if(self, condition: Any, values: Mapping[int, Any]) -> None:
+        """`write` where the condition holds; else the slots stay as they are."""
+        self.write(dict(zip(values, backend.select(condition, values.values(), self.read(values)), strict=True)))
+
+    def blended(self, keep: float, values: Mapping[int, Any], add: Any) -> dict[int, Any]:
+        """`keep` times what the slots hold and `add` times the values, of which averages are made; not written yet."""
+        return dict(zip(values, backend.weighted_sum(keep, self.read(values), add, values.values()), strict=True))
 
     def clear_all_but(self, indices: Iterable[int]) -> None:
         """Set the other slots to zero."""
@@ -49,9 +58,8 @@ class MovingAverage(Slots):
         """Add `gradients` with `weight`, and return the new average, in which every gradient has its part."""
         (begun,) = backend.values([self.begun])
         finite = ops.isfinite(backend.global_norm(gradients.values()))
-        old = self.read(gradients)
-        averages = backend.weighted_sum(1 - weight, old, weight, gradients.values())
-        new = dict(zip(gradients, backend.select(begun, averages, gradients.values()), strict=True))
-        self.write(dict(zip(gradients, backend.select(finite, new.values(), old), strict=True)))
+        averages = self.blended(1 - weight, gradients, weight)
+        new = dict(zip(gradients, backend.select(begun, averages.values(), gradients.values()), strict=True))
+        self.write_if(finite, new)
         backend.assign([self.begun], [ops.logical_or(begun, finite)])
         return new

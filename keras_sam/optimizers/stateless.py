@@ -27,7 +27,7 @@ class StatelessSteps:
         self._check_stateless(optimizer_variables, grads, trainable_variables)
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
             self._climb(grads, self._trainable_variables)
-        return _current(scope, self._trainable_variables), _current(scope, self.variables)
+        return current_values(scope, self._trainable_variables), current_values(scope, self.variables)
 
     def stateless_second_step(
         self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values
@@ -68,8 +68,8 @@ class StatelessSteps:
     def stateless_begin_mean(self: Any, optimizer_variables: Values) -> list[Any]:
         """The state before the first part."""
         with keras.StatelessScope(state_mapping=zip(self.variables, optimizer_variables, strict=True)) as scope:
-            self.gradient_mean.begin()
-        return _current(scope, self.variables)
+            self.begin_mean()
+        return current_values(scope, self.variables)
 
     def stateless_add_to_mean(
         self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values, share: Any
@@ -77,9 +77,8 @@ class StatelessSteps:
         """`stateless_second_step` that adds to the mean over the parts what the base optimizer would receive."""
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
             self._descend()
-            grads = self.descent_gradients(grads, self._trainable_variables)
-            self.gradient_mean.add(self.known(grads, self._trainable_variables), share)
-        return _current(scope, self._trainable_variables), _current(scope, self.variables)
+            self.add_to_mean(grads, self._trainable_variables, share)
+        return current_values(scope, self._trainable_variables), current_values(scope, self.variables)
 
     def stateless_apply_mean(
         self: Any, optimizer_variables: Values, grads: Values, trainable_variables: Values
@@ -97,14 +96,15 @@ class StatelessSteps:
         with self._stateless_scope(optimizer_variables, trainable_variables) as scope:
             self._descend()
             self.clear_perturbations()
-        return _current(scope, self._trainable_variables), _current(scope, self.variables)
+        return current_values(scope, self._trainable_variables), current_values(scope, self.variables)
 
     def _stateless_base_step(self: Any, scope: keras.StatelessScope, grads: Values) -> Result:
         """The base optimizer's step on what `scope` holds, but outside it: its loss scaler's `cond` would leak."""
-        weights, base_variables = self.base_optimizer.stateless_apply(
-            _current(scope, self.base_optimizer.variables), grads, _current(scope, self._trainable_variables)
+        weights, base_state = (
+            current_values(scope, group) for group in (self._trainable_variables, self.base_optimizer.variables)
         )
-        return weights, base_variables + _current(scope, self.own_variables)
+        weights, base_state = self.base_optimizer.stateless_apply(base_state, grads, weights)
+        return weights, base_state + current_values(scope, self.own_variables)
 
     def _check_stateless(
         self: Any, optimizer_variables: Values, grads: Values | None, trainable_variables: Values
@@ -133,5 +133,6 @@ class StatelessSteps:
         return keras.StatelessScope(state_mapping=zip(variables, values, strict=True))
 
 
-def _current(scope: keras.StatelessScope, variables: Sequence[Any]) -> list[Any]:
+def current_values(scope: keras.StatelessScope, variables: Sequence[Any]) -> list[Any]:
+    """The values that variables have at the end of a scope."""
     return [scope.get_current_value(v) for v in variables]

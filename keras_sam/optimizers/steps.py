@@ -15,6 +15,7 @@ class _Here(threading.local):
 
     def __init__(self) -> None:
         self.perturbed = False
+        self.drawn = False  # perturbed, by noise that the coming climb takes back
 
 
 class Steps:
@@ -38,7 +39,7 @@ class Steps:
                 the optimizer was built with.
 
         Raises:
-            RuntimeError: if the weights are perturbed already.
+            RuntimeError: if the weights are perturbed already, or if the algorithm wants `noise_step` first.
             ValueError: if the number of gradients is not that of the variables, or if a list is given where the
                 algorithm needs none, or none where it needs one.
 
@@ -53,7 +54,8 @@ class Steps:
             >>> print(w.numpy().round(4))
             [2.67 3.56]
         """
-        if self._here.perturbed:
+        self._check_drawn("first_step")
+        if self._here.perturbed and not self._here.drawn:
             raise RuntimeError(
                 "`first_step` was called on weights that are perturbed already. Call `second_step` first, or "
                 "`restore()` to give up the step that was begun (after an exception between the two steps)."
@@ -69,7 +71,7 @@ class Steps:
                 )
             )
         self._climb(gradients, self._resolve(gradients, trainable_variables))
-        self._here.perturbed = True
+        self._here.perturbed, self._here.drawn = True, False
 
     def second_step(self: Any, gradients: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Descend: restore the weights and update them with the gradient at the perturbed weights.
@@ -83,10 +85,11 @@ class Steps:
             RuntimeError: if the weights are not perturbed.
             ValueError: if the number of gradients is not that of the variables.
         """
-        if not self._here.perturbed:
+        if not self._here.perturbed or self._here.drawn:
             raise RuntimeError(
-                "`second_step` was called on weights that are not perturbed. Call `first_step` with the gradients "
-                "at the weights before it; for a plain step of the base optimizer call `base_optimizer.apply`."
+                "`second_step` was called on weights from which no climb was made. Call `first_step` with the "
+                "gradients at the weights before it; for a plain step of the base optimizer call "
+                "`base_optimizer.apply`."
             )
         variables = self._resolve(gradients, trainable_variables)
         self.restore()
@@ -101,13 +104,16 @@ class Steps:
                 the optimizer was built with.
 
         Raises:
-            RuntimeError: if the weights are perturbed.
+            RuntimeError: if the weights are perturbed, or if the algorithm wants `noise_step` first.
             ValueError: if the number of gradients is not that of the variables.
         """
-        if self._here.perturbed:
+        self._check_drawn("single_step")
+        if self._here.perturbed and not self._here.drawn:
             raise RuntimeError("`single_step` was called on weights that are perturbed. Call `second_step` first.")
         variables = self._resolve(gradients, trainable_variables)
-        self.base_optimizer.apply(self.single_gradients(gradients, variables), variables)
+        gradients = self.single_gradients(gradients, variables)
+        self.forget()
+        self.base_optimizer.apply(gradients, variables)
 
     def is_ascent_step(self: Any) -> Any:
         """Whether the coming step climbs: its radius is above 0, and its turn in `interval` has come.
@@ -136,7 +142,7 @@ class Steps:
         """
         if self._here.perturbed:
             self._descend()
-            self._here.perturbed = False
+            self.forget()
 
     def apply(self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Make a step, in the `train_step` of a `SAMModel`: climb, ask for the gradient there, and descend with it.
@@ -171,12 +177,21 @@ class Steps:
 
     def forget(self: Any) -> None:
         """Take weights for unperturbed that were put back in another way, or never were perturbed but in a graph."""
-        self._here.perturbed = False
+        self._here.perturbed = self._here.drawn = False
 
     def clear_perturbations(self: Any) -> None:
         """Set the slots of the perturbation to zero, so that to take it back once more changes nothing."""
         slots = [slot for slot in self.perturbations if slot is not None]
         backend.assign(slots, [ops.zeros_like(value) for value in backend.values(slots)])
+
+    def begin_mean(self: Any) -> None:
+        """Forget the parts of the batch before."""
+        self.gradient_mean.begin()
+
+    def add_to_mean(self: Any, gradients: Sequence[Any], variables: Sequence[Any], share: Any) -> None:
+        """Take in the gradients at the perturbed weights of a part, which is this share of the batch."""
+        descent = self.descent_gradients(gradients, variables)
+        self.gradient_mean.add(self.known(descent, variables), share)
 
     def mean_gradients(self: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """What the base optimizer receives for a batch in parts, of which `gradients` are those of the last."""
@@ -185,6 +200,13 @@ class Steps:
             if self._overwrite_variable_with_gradient(variable):  # it is no gradient, but the variable's new value
                 means[self._get_variable_index(variable)] = gradient
         return means
+
+    def _check_drawn(self: Any, method: str) -> None:
+        if self.draws_noise and not self._here.drawn:
+            raise RuntimeError(
+                f"{type(self).__name__} takes the first gradient of a step at weights that it draws: call `noise_step` "
+                f"before that gradient is computed. Received: `{method}` without it."
+            )
 
     def _resolve(self: Any, gradients: Sequence[Any] | None, variables: Sequence[Any] | None) -> list[Any]:
         """The variables of a step, after building the optimizer for them or checking that it knows them."""

@@ -62,7 +62,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         self.build_slots(variables)
         self.built = True
 
-    def add_slot(self, variable: Any, name: str) -> Any:
+    def add_slot(self, variable: Any, name: str, initializer: Any = "zeros") -> Any:
         """A variable of the optimizer's own for `variable`: like it, but of the dtype that is computed in.
 
         `None` for a variable whose gradient is its new value, as those of quantized training, which must be let alone.
@@ -70,9 +70,9 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         if self._overwrite_variable_with_gradient(variable):
             return None
         if keras.backend.standardize_dtype(variable.dtype) == self._working_dtype:
-            return self.add_variable_from_reference(variable, name=name)
+            return self.add_variable_from_reference(variable, name=name, initializer=initializer)
         layout, path = getattr(variable, "_layout", None), variable.path.replace("/", "_")
-        return self.add_variable(shape=variable.shape, dtype=self._working_dtype, layout=layout, name=f"{path}_{name}")
+        return self.add_variable(variable.shape, initializer, self._working_dtype, layout=layout, name=f"{path}_{name}")
 
     def build_slots(self, variables: list[Any]) -> None:
         """Create the optimizer's own variables."""

@@ -17,8 +17,10 @@ class Network(keras_sam.SAMModel, keras.Sequential):
 
 def optimizer(**options):
     """SAM, or the class that the environment names, with the options that it has."""
-    algorithm = getattr(keras_sam, os.environ.get("ALGORITHM", "SAMOptimizer"))
-    options |= json.loads(os.environ.get("OPTIONS", "{}"))
+    name = os.environ.get("ALGORITHM", "SAMOptimizer")
+    algorithm, options = getattr(keras_sam, name), options | json.loads(os.environ.get("OPTIONS", "{}"))
+    if name == "BayesianSAMOptimizer":
+        options |= {"num_data": STEPS * BATCH, "seed": 1}
     return algorithm(keras.optimizers.SGD(0.1, momentum=0.9), rho=RHO, **options)
 
 

@@ -36,6 +36,8 @@ for x, y in problem.batches():
     half = slice(process * 8, process * 8 + 8)
     x, y = torch.from_numpy(x[half]), torch.from_numpy(y[half]).long()
     with parallel.no_sync() if mode == "per_worker" else contextlib.nullcontext():
+        if optimizer.draws_noise:
+            optimizer.noise_step(model.trainable_variables)
         ascent = gradients(x, y) if optimizer.ascent_needs_gradient else None
         optimizer.first_step(ascent, model.trainable_variables)
     optimizer.second_step(gradients(x, y), model.trainable_variables)

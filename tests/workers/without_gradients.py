@@ -32,6 +32,8 @@ for path in sorted(Path(sys.argv[1]).glob("*.keras")):
     variables = model.trainable_variables
     gradients = [np.ones(v.shape, "float32") for v in variables] if model.optimizer.ascent_needs_gradient else None
     with refused():
+        if model.optimizer.draws_noise:
+            model.optimizer.noise_step(variables)
         model.optimizer.first_step(gradients, variables)
     with refused():
         keras_sam.analysis.sharpness(model, x, y)
