@@ -24,7 +24,8 @@ from models import NETWORKS
 
 import keras_sam
 
-NAMES = [name for name in generalization.OPTIMIZERS if name != "looksam_mild"]  # which costs what looksam costs
+# Without one that costs what looksam costs, and those with a base of their own.
+NAMES = [n for n in generalization.OPTIMIZERS if n not in ("looksam_mild", "bayesian_sam", "spectral_sam")]
 
 
 class Contender(NamedTuple):
@@ -54,14 +55,13 @@ def ours(network: str, size: int) -> list[Contender]:
     build, shape = NETWORKS[network]
     found = []
     for name in NAMES:
-        algorithm, options, _ = generalization.OPTIMIZERS[name]
         keras.utils.set_random_seed(0)
         model, optimizer = keras_sam.as_sam_model(build(shape, 10)), sgd()
-        if algorithm is not None:
-            optimizer = algorithm(optimizer, **options)
+        if name != "base":
+            optimizer = generalization.around(optimizer, name)
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         passes = getattr(optimizer, "gradient_passes", 1.0)
-        own = algorithm and functools.partial(slots, model)
+        own = None if name == "base" else functools.partial(slots, model)
         flops = functools.partial(step_flops, model, (x, y)) if keras.backend.backend() == "jax" else None
         step, cycle = functools.partial(model.train_on_batch, x, y), getattr(optimizer, "interval", 1)
         found.append(Contender(name, "base", step, passes, own, flops, cycle))

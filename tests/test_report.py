@@ -11,6 +11,7 @@ import pytest
 from conftest import SAMSequential
 from keras import layers
 from matplotlib.image import imread
+from test_sharpness import Once
 
 import keras_sam
 from keras_sam import analysis
@@ -304,3 +305,15 @@ def test_reliability_diagrams(tmp_path):
     assert analysis.plot_reliability(sure, drawn[0].figure.add_subplot()).get_title() == "ECE 20.0%"
     with pytest.raises(ValueError, match=r"one `ax` for each result. Received: 1 for 2 results"):
         analysis.plot_reliability({"a": sure, "b": calm}, drawn[0])
+
+
+def test_what_has_no_second_derivative_is_left_out(data, tmp_path):
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(6, name="hidden"), Once(), layers.Dense(3)], name="once")
+    model.compile(loss=LOSS)
+    found = analysis.report(model, *data, **SMALL)
+    figures = found.to_dict()["models"]["once"]
+    for name in ("curvature", "trace", "density"):
+        assert "whose derivatives the backend knows" in figures[name]["not measured"]
+    assert figures["sharpness"]["sharpness"] > 0
+    found.save(tmp_path / "page.html")
+    assert "whose derivatives the backend knows" in (tmp_path / "page.html").read_text()

@@ -17,6 +17,10 @@ MATRICES = ("hessian", "gauss_newton", "fisher")
 BLOCK = 8  # vectors that are multiplied together
 
 
+class NotDifferentiableError(ValueError):
+    """The backend does not know a derivative that is asked for."""
+
+
 class Objective:
     """The loss that `model.evaluate` reports, and its derivatives, at any weights.
 
@@ -129,7 +133,7 @@ class Objective:
         except Exception as error:
             if not backend.derivatives.missing(error):
                 raise
-            raise ValueError(
+            raise NotDifferentiableError(
                 "`model` and its loss must consist of operations whose derivatives the backend knows; one has none. "
                 "Curvature needs second derivatives: measure what needs the first only, such as `sharpness`, or put "
                 "another operation in its place. "

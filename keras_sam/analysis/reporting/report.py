@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sam.analysis.objective import NotDifferentiableError
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.reporting.evaluation import described
 from keras_sam.analysis.reporting.page import page
@@ -122,7 +123,10 @@ def report(
     for name, model in named.items():
         for section in SECTIONS:
             start = time.perf_counter()
-            result = section.measure(model, x, y, settings)
+            try:
+                result = section.measure(model, x, y, settings)
+            except NotDifferentiableError as error:
+                result = NotMeasured(str(error))
             passes = 0 if isinstance(result, NotMeasured) else section.passes(result)
             results[name][section.name] = result
             costs[name][section.name] = {"seconds": time.perf_counter() - start, "gradient passes": passes}
