@@ -20,6 +20,7 @@ derivatives                    of functions of the weights: a package of its own
 """
 
 import importlib
+import types
 from typing import Any, NoReturn
 
 import keras
@@ -59,4 +60,8 @@ replace = _of_backend("replace")
 sam_step = _of_backend("sam_step")
 make_train_function = _of_backend("make_train_function")
 if_equal: Any = getattr(_module, "if_equal", None)
-derivatives: Any = importlib.import_module(f"keras_sam.backend.derivatives.{_NAME}") if can_train else None
+derivatives: Any = (
+    importlib.import_module(f"keras_sam.backend.derivatives.{_NAME}")
+    if can_train
+    else types.SimpleNamespace(differentiate=refuse)  # with which everything begins
+)
