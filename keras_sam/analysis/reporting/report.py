@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_sam.analysis.objective import NotDifferentiableError
 from keras_sam.analysis.progress import Progress
@@ -144,13 +143,7 @@ def report(
 
 
 def _versions() -> dict[str, str]:
-    import keras_sam
-
-    backend = keras.backend.backend()
-    return {
-        "keras_sam": keras_sam.__version__,
-        "Keras": keras.__version__,
-        backend: str(importlib.import_module(backend).__version__),
-        "NumPy": np.__version__,
-        "Python": platform.python_version(),
-    }
+    packages = {"keras_sam": "keras_sam", "Keras": "keras", keras.backend.backend(): keras.backend.backend()}
+    packages["NumPy"] = "numpy"
+    found = {title: str(importlib.import_module(name).__version__) for title, name in packages.items()}
+    return found | {"Python": platform.python_version()}
