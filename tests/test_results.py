@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import generalization
+import numpy as np
 import pytest
 import radius
 import step_cost
@@ -132,6 +133,19 @@ def test_the_readme_starts_from_what_was_measured():
     assert "`rho=keras_sam.RhoWarmup(RADIUS, warmup=0.25)`" in README
     for dataset, task in TASKS.items():
         assert re.search(rf"^\| {task} \|.*\| {documented[dataset][0]:g} \|$", README, re.MULTILINE)
+
+
+def test_what_the_readme_says_of_iris():
+    lines = (json.loads(line) for line in (RESULTS / "tables.jsonl").read_text().splitlines())
+    found = {}
+    for run, result in ((line["run"], line["result"]) for line in lines):
+        if (run["dataset"], run["model"], run["label_noise"]) == ("iris", "mlp64", 0.0) and "validation" not in run:
+            found.setdefault((run["optimizer"], run["rho"]), []).append(
+                [result["train_accuracy"], result["test_accuracy"]]
+            )
+    (base, base_test), (sam, sam_test) = (100 * np.mean(found[key], 0) for key in (("base", 0.0), ("sam", 0.5)))
+    assert f"a radius of 0.5, to {sam:.0f}% from Adam's {base:.0f}%" in re.sub(r"\s+", " ", README)
+    assert sam_test < base_test - 5
 
 
 def test_what_the_readme_says_of_the_other_algorithms_radii():
