@@ -195,17 +195,13 @@ class Summed(NamedTuple):
     gains: dict[str, tuple[float, float]]
 
 
-def summary(beds: Beds, chosen: Mapping[str, float] | None = None) -> dict[str, Summed]:
-    """What is gained over the base at equal time, by groups of beds.
-
-    `chosen` has the radius of an optimizer where a file has several.
-    """
+def summary(beds: Beds) -> dict[str, Summed]:
+    """What is gained over the base at equal time, by groups of beds."""
     groups: dict[str, dict[str, list[tuple[Runs, Runs]]]] = {}
     for bed, contenders in beds.items():
         for contender, runs in contenders.items():
             kind, base = contender.optimizer, contender.whole_base
-            shown = kind in KINDS and not contender.begin and (chosen or {}).get(kind, contender.rho) == contender.rho
-            if shown and contender != base:
+            if kind in KINDS and not contender.begin and contender != base:
                 pairs = groups.setdefault(bed.group, {}).setdefault(KINDS[kind], [])
                 pairs.append((runs, contenders[base]))
     found = {}

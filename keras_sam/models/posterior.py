@@ -49,9 +49,9 @@ def posterior_sample(model: keras.Model, seed: int | keras.random.SeedGenerator 
     before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     try:
         noise = standard_normal(variables, optimizer._working_dtype, generator)
-        deviations = optimizer.posterior.deviations(moving)
-        for variable, w, n, deviation in zip(variables, backend.values(variables), noise, deviations, strict=True):
-            variable.assign(keras.ops.cast(keras.ops.cast(w, n.dtype) + n * deviation, variable.dtype))
+        drawn = optimizer.posterior.spread(moving, noise)
+        for variable, w, e in zip(variables, backend.values(variables), drawn, strict=True):
+            variable.assign(keras.ops.cast(keras.ops.cast(w, e.dtype) + e, variable.dtype))
         yield
     finally:
         for variable, value in zip(variables, before, strict=True):

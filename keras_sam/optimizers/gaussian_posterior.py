@@ -35,9 +35,10 @@ class GaussianPosterior:
         initial = keras.initializers.Constant(optimizer.initial_precision)
         self.precision = Slots(optimizer, variables, "precision", initial)
 
-    def deviations(self, indices: Iterable[int]) -> list[Any]:
-        """The standard deviation of each weight of the variables at `indices`."""
-        return [ops.rsqrt(float(self.optimizer.num_data) * s) for s in self.precision.read(indices)]
+    def spread(self, indices: Sequence[int], noise: Iterable[Any]) -> list[Any]:
+        """Standard normal noise for the variables at `indices`, at the standard deviation of each weight."""
+        count = float(self.optimizer.num_data)
+        return [n * ops.rsqrt(count * s) for n, s in zip(noise, self.precision.read(indices), strict=True)]
 
     def over_precision(self, tensors: Mapping[int, Any]) -> dict[int, Any]:
         """Each tensor, by the index of its variable, over s."""

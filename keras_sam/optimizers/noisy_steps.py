@@ -54,8 +54,7 @@ class NoisySteps(SAMOptimizer):
     def _draw(self) -> None:
         moving = [i for i, slot in enumerate(self.perturbations) if slot is not None]
         variables, slots = ([group[i] for i in moving] for group in (self._trainable_variables, self.perturbations))
-        deviations = self.posterior.deviations(moving)
-        noise = [n * deviation for n, deviation in zip(self.noise(variables), deviations, strict=True)]
+        noise = self.posterior.spread(moving, self.noise(variables))
         backend.displace(variables, slots, noise, 1.0, finite=ops.isfinite(backend.global_norm(noise)))
 
     def _climb(self, gradients: Sequence[Any] | None, variables: Sequence[Any]) -> None:
