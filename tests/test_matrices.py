@@ -120,12 +120,75 @@ def test_batches_of_any_size_and_a_part_of_the_weights(problem, matrix):
     vector = np.random.default_rng(1).normal(size=12)
     for size in (7, 50):
         objective = Objective(model, Batches(x.astype("float32"), y, size), ["dense/bias", "gamma$", "beta$"], matrix)
-        for _ in range(3):  # the graph of all data in one batch is kept
+        for _ in range(3):  # graphs are kept, on PyTorch
             found = objective.product(vector)
             np.testing.assert_allclose(found, expected @ vector, rtol=0, atol=1e-5 * np.abs(expected @ vector).max())
     objective.batches = Batches(x[:25].astype("float32"), y[:25], 25)  # of other data there is another
     expected = dense(matrix, w, (x[:25], y[:25], np.ones(25)))[chosen][:, chosen] @ vector
     np.testing.assert_allclose(objective.product(vector), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize(("size", "room", "builds"), [(7, 8, 16), (7, 3, 21), (7, 0, 24), (50, 0, 2)])
+def test_graphs_are_kept_as_far_as_they_find_room(problem, matrix, size, room, builds, monkeypatch):
+    from keras_sam.backend.derivatives import torch as derivatives
+
+    w, (x, y, _) = problem
+    objective = Objective(network(w), Batches(x.astype("float32"), y, size), matrix=matrix)
+    monkeypatch.setattr(derivatives, "KEPT", 1000 * room + 500)
+    monkeypatch.setattr(derivatives, "_bytes", lambda graph: 1000)
+    graphs = derivatives._Graphs.__call__
+    built = []
+
+    def counted(self, weights, batch):
+        build = self.build
+        self.build = lambda *args: built.append(1) or build(*args)
+        try:
+            return graphs(self, weights, batch)
+        finally:
+            self.build = build
+
+    monkeypatch.setattr(derivatives._Graphs, "__call__", counted)
+    vector = np.random.default_rng(1).normal(size=len(w))
+    expected = dense(matrix, w, (x, y, np.ones(50))) @ vector
+    for _ in range(3):
+        np.testing.assert_allclose(objective.product(vector), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert len(built) == builds
+
+
+@pytest.mark.only("torch")
+def test_no_graph_is_taken_for_that_of_other_weights_or_data():
+    import torch
+
+    from keras_sam.backend import derivatives
+
+    products = derivatives.differentiate(lambda weights, batch: (batch[0] * weights[0] ** 3).sum())[2]
+    for value in (1.0, 2.0):
+        weights = [torch.tensor([value])]
+        for count in range(9):  # each in the memory of the one before
+            batch = (torch.tensor([float(count)]), None)
+            for _ in range(3):
+                assert products(weights, batch, [torch.ones(1, 1)])[0].item() == 6 * count * value
+            del batch
+        batch = (torch.tensor([1.0]), None)
+        products(weights, batch, [torch.ones(1, 1)])
+        assert products(weights, batch, [torch.ones(1, 1)])[0].item() == 6 * value
+        other = [torch.tensor([5.0])]
+        assert products(other, batch, [torch.ones(1, 1)])[0].item() == 30
+
+
+@pytest.mark.only("torch")
+def test_what_a_graph_holds_is_counted():
+    import torch
+
+    from keras_sam.backend.derivatives import torch as derivatives
+
+    w = torch.ones(1000, requires_grad=True)
+    raised = torch.exp(w)  # which holds its result, of 4,000 bytes
+    assert derivatives._bytes([raised, w.detach()]) == 4000
+    assert derivatives._bytes([raised * raised]) == 4000  # of the same
+    assert derivatives._bytes([torch.sin(raised) * torch.ones(1000)]) == 4000 + 4000  # what sine sees, and the ones
 
 
 def two_inputs_two_outputs():

@@ -1,12 +1,15 @@
 """PyTorch: reverse over reverse, on a graph that is built once for all vectors of a block."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 gradient = torch.func.grad
+KEPT = 2**30  # bytes of the graphs that are held between products
 _twice = sdpa_kernel(SDPBackend.MATH)  # the only attention that can be differentiated twice
 
 
@@ -62,37 +65,63 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
 
 
 class _Graphs:
-    """What `build` makes of weights and a batch.
+    """What `build` makes of weights and a batch, which is two fifths of the work of a product.
 
-    All data in one batch has the same graph for every product, which saves two fifths of the work: it is kept from the
-    second product on.
+    From the second product at the same weights on, the graph of a batch that is still the same is kept: of the only one
+    as of several, as far as `KEPT` bytes reach.
     """
 
     def __init__(self, build: Callable[..., Any]) -> None:
-        self.build = build
-        self.last: tuple[Any, Any] = (None, None)
-        self.kept: Any = None
+        self.build, self.weights = build, None
 
     def __call__(self, weights: Any, batch: Any) -> Any:
-        again = self.last[0] is weights and self.last[1] is batch
-        if not again:
-            self.kept = None  # before there is another
-        graph = self.build(weights, batch) if self.kept is None else self.kept
-        self.kept, self.last = graph if again else None, (weights, batch)
+        if weights is not self.weights:
+            self.weights, self.free = weights, KEPT
+            self.seen: dict[Any, list[Any]] = {}
+            self.kept: dict[Any, Any] = {}
+        tensors = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+        key = tuple(map(id, tensors))
+        again = key in self.seen and all(seen() is each for seen, each in zip(self.seen[key], tensors, strict=True))
+        if again and key in self.kept:
+            return self.kept[key]
+        self.kept.pop(key, None)
+        graph = self.build(weights, batch)
+        size = _bytes(graph) if again else 0
+        if again and (len(self.seen) == 1 or size <= self.free):
+            self.kept[key] = graph
+            self.free -= size
+        self.seen[key] = [weakref.ref(each) for each in tensors]  # of a data set there may be others in each pass
         return graph
+
+
+def _bytes(graph: Any) -> int:
+    """How much the nodes of a graph hold."""
+    storages = {}
+    for node in _nodes(graph):
+        saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        for each in keras.tree.flatten([saved, getattr(node, "saved_tensors", ())]):
+            if isinstance(each, torch.Tensor):
+                storage = each.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 def _checked(slopes: Sequence[Any]) -> Sequence[Any]:
     """The slopes, if all that made them can be differentiated: PyTorch passes over `once_differentiable` functions."""
-    seen, ahead = set(), [slope.grad_fn for slope in slopes]
+    if any(node.name() == "torch::autograd::Error" for node in _nodes(slopes)):
+        raise RuntimeError("a function marked with `once_differentiable` cannot be differentiated again")
+    return slopes
+
+
+def _nodes(tensors: Any) -> set[Any]:
+    """All that these tensors come from."""
+    found, ahead = set(), [tensor.grad_fn for tensor in keras.tree.flatten(tensors)]
     while ahead:
         node = ahead.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
+        if node is not None and node not in found:
+            found.add(node)
             ahead += [following for following, _ in node.next_functions]
-            if node.name() == "torch::autograd::Error":
-                raise RuntimeError("a function marked with `once_differentiable` cannot be differentiated again")
-    return slopes
+    return found
 
 
 def _leaves(tensors: Sequence[Any]) -> list[Any]:
