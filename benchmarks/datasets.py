@@ -4,10 +4,13 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import sentences
 
 
 class Data(NamedTuple):
-    """Float32 samples, images from 0 to 1 with a channel axis; integer labels, of which some of `y_train` are wrong.
+    """Samples: images, float32 from 0 to 1 with a channel axis, rows of numbers, or int32 numbers of words.
+
+    Integer labels, of which some of `y_train` are wrong.
 
     Or float32 targets, and no `classes`. With a part for validation the weights are to be those of the best epoch.
     """
@@ -50,6 +53,10 @@ def load(
         return _series(np.loadtxt(file, delimiter=",", skiprows=1, usecols=range(1, 8), dtype="float32"), horizon)
     if name in TABLES and file is None:
         return _table(name, seed, label_noise, validation, rng)
+    if name == "sentences":
+        x, y = sentences.load((train_size or 1000) + (test_size or 2000), rng)
+        x_train, x_test, y_train, y_test = (part for each in (x, y) for part in np.split(each, [train_size or 1000]))
+        return Data(x_train, _redrawn(y_train, label_noise, rng), x_test, y_test, 2)
     right = None
     if file is not None:
         with np.load(file) as arrays:

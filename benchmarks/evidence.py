@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bed_cost
+import datasets
 import generalization
 import numpy as np
 
-BASES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+BASES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
 WRONG = {
     "cifar10n_aggregate": 9,
     "cifar10n_random1": 18,
@@ -52,6 +53,8 @@ class Bed(NamedTuple):
             return f"fine-tuning on {self}"
         if self.model == "resnet8_half":
             return f"photographs, {self}"
+        if self.dataset not in datasets.TABLES:
+            return str(self)
         what = "a number" if self.dataset == "diabetes" else "classes"
         return f"tables, {what}, {self.noise:.0%} redrawn"
 
@@ -64,12 +67,14 @@ class Contender(NamedTuple):
     rho: float
     begin: float
     stopped: bool
+    drawn: bool = False
 
     def __str__(self) -> str:
         if self.optimizer == "base":
             return BASES[self.base] + (", best epoch by right labels" if self.stopped else "")
         late = f" in the last {1 - self.begin:.0%}" if self.begin else ""
-        return f"{generalization.title(self.optimizer)}, rho={self.rho:g}{late}"
+        drawn = ", mean of ten draws" if self.drawn else ""
+        return f"{generalization.title(self.optimizer)}, rho={self.rho:g}{late}{drawn}"
 
     @property
     def whole_base(self) -> "Contender":
@@ -107,11 +112,13 @@ def read(file: Path) -> Beds:
         run = record["run"]
         what = (run["dataset"], run["model"], run["train_size"], run.get("horizon"))
         bed = Bed(*what, run.get("frozen", False), run["label_noise"])
-        how = (run.get("base", "sgd"), run["optimizer"], run["rho"], run.get("begin", 0.0))
-        runs = beds.setdefault(bed, {}).setdefault(
-            Contender(*how, "validation" in run), Runs({}, costs[bed_cost.bed(run)][run["optimizer"]]["ratio"])
-        )
-        runs.results[run["seed"]] = record["result"]
+        how = (run.get("base", "sgd"), run["optimizer"], run["rho"], run.get("begin", 0.0), "validation" in run)
+        step = costs[bed_cost.bed(run)][run["optimizer"]]["ratio"]
+        results = {Contender(*how): record["result"]}
+        if "posterior" in record["result"]:
+            results[Contender(*how, drawn=True)] = record["result"] | record["result"]["posterior"]
+        for contender, result in results.items():
+            beds.setdefault(bed, {}).setdefault(contender, Runs({}, step)).results[run["seed"]] = result
     return beds
 
 

@@ -21,6 +21,7 @@ import datasets
 import environment
 import keras
 import models
+import numpy as np
 
 import keras_sam
 from keras_sam import analysis
@@ -40,13 +41,13 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
     "wsam": (keras_sam.WSAMOptimizer, {}, 0.5),
     "friendly_sam": (keras_sam.FriendlySAMOptimizer, {}, 0.5),
     "vasso": (keras_sam.VaSSOOptimizer, {}, 0.5),
-    "bayesian_sam": (keras_sam.BayesianSAMOptimizer, {}, 0.05),  # on the base `plain_sgd`
+    "bayesian_sam": (keras_sam.BayesianSAMOptimizer, {}, 0.05),
     "spectral_sam": (keras_sam.SpectralSAMOptimizer, {}, 0.05),
+    "spectral_sam_always": (keras_sam.SpectralSAMOptimizer, {"interval": 1}, 0.05),
     "msam": (keras_sam.MSAMOptimizer, {}, 1.5),
 }
 BASES: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
-    "plain_sgd": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
     "muon": keras.optimizers.Muon,
@@ -89,6 +90,8 @@ def train(run: dict[str, Any], file: str | None) -> dict[str, Any]:
         "gradient_passes": passes * epochs,  # over the training data
         "seconds": round(seconds, 2),
     }
+    if run["optimizer"] == "bayesian_sam" and data.classes:
+        found["posterior"] = tested(*of_posterior(model, data, run["seed"]))
     if "quantize" in run:
         found["quantized"] = {mode: tested(quantized(model, mode), data) for mode in run["quantize"]}
     return found | environment.describe()
@@ -111,6 +114,8 @@ def prepared(run: dict[str, Any], file: str | None, epochs: int) -> tuple[keras.
         rise = {time: run[time] for time in ("warmup", "begin") if time in run}
         rho = keras_sam.RhoWarmup(run["rho"], **rise) if rise else run["rho"]
         model = keras_sam.as_sam_model(model)
+        if run["optimizer"] == "bayesian_sam":  # which has a momentum of its own
+            optimizer = keras.optimizers.SGD(rate)
         optimizer = around(optimizer, run["optimizer"], len(data.x_train), rho=rho)
     if data.classes:
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
@@ -149,6 +154,18 @@ def tested(model: keras.Model, data: datasets.Data) -> dict[str, float]:
         "calibration_error": found.expected_calibration_error,
         "brier_score": found.brier_score,
     }
+
+
+def of_posterior(model: keras.Model, data: datasets.Data, seed: int, draws: int = 10) -> Any:
+    """The mean probabilities of several draws of the weights, as the data of a model that answers with what it gets."""
+    generator, probabilities = keras.random.SeedGenerator(seed), np.zeros((len(data.x_test), data.classes))
+    for _ in range(draws):
+        with keras_sam.posterior_sample(model, generator):
+            logits = model.predict(data.x_test, batch_size=500, verbose=0).astype("float64")
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities += odds / odds.sum(1, keepdims=True) / draws
+    answer = keras.Sequential([keras.Input((data.classes,)), keras.layers.Identity()])
+    return answer, data._replace(x_test=probabilities)
 
 
 def quantized(model: keras.Model, mode: str) -> keras.Model:
@@ -197,7 +214,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--dataset",
-        choices=[*datasets.TABLES, "digits", "fashion_mnist", "cifar10", "cifar100"],
+        choices=[*datasets.TABLES, "sentences", "digits", "fashion_mnist", "cifar10", "cifar100"],
         default="digits",
         help="%(default)s",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import efficientnet
 import keras
+import sentences
 from keras import layers
 
 
@@ -34,6 +35,16 @@ def transformer(shape: tuple[int, ...], classes: int) -> keras.Model:
     hidden = layers.Dense(128, activation="relu")(x)
     x = layers.LayerNormalization()(x + layers.Dropout(0.1)(layers.Dense(64)(hidden)))
     return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling1D()(x)))
+
+
+def text(shape: tuple[int, ...], classes: int, width: int = 32) -> keras.Model:
+    """Embeddings of words and of places, one layer of attention, and the mean over the words."""
+    inputs = keras.Input(shape, dtype="int32")
+    places = layers.Embedding(shape[0], width)(keras.ops.arange(shape[0])[None])
+    x = layers.Embedding(sentences.WORDS, width)(inputs) + places
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, width // 4)(x, x))
+    x = layers.GlobalAveragePooling1D()(layers.Dense(64, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(classes)(x))
 
 
 def columns(shape: tuple[int, ...], outputs: int) -> keras.Model:
@@ -93,6 +104,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], Any], keras.Model]] = {
     "mlp64": functools.partial(mlp, width=64),
     "mlp512": functools.partial(mlp, width=512),
     "columns": columns,
+    "text": text,
     "samformer": lambda shape, target: SAMformer(*shape, target[0]),
     "efficientnet": efficientnet.fine_tuned,
     "resnet8": lambda shape, classes: resnet(shape, classes, 1),

@@ -12,6 +12,7 @@ import models
 import numpy as np
 import pytest
 import radius
+import sentences
 import step_cost
 import summary
 
@@ -339,3 +340,31 @@ def test_equal_costs_stand_beside_each_other():
 def test_titles_are_those_of_the_classes():
     titles = [generalization.title(name) for name in ("base", "sam", "sam_quarter", "friendly_sam")]
     assert titles == ["SGD", "SAM", "SAM, ascent_fraction=0.25", "FriendlySAM"]
+
+
+def test_only_the_order_of_the_words_tells():
+    data = datasets.load("sentences", None, 0, 0.2, 500)
+    assert (data.x_train.shape, data.x_test.shape, data.classes) == ((500, 12), (2000, 12), 2)
+    assert data.x_train.max() < sentences.WORDS
+    praise = [np.isin(data.x_test, words).sum(1) for words in (sentences.GOOD, sentences.BAD, sentences.THINGS)]
+    assert (np.array(praise) == 1).all()  # each of these once in a sentence
+    good, bad = (np.isin(data.x_test, words).argmax(1) for words in (sentences.GOOD, sentences.BAD))
+    later = np.isin(data.x_test, [105, 112]).any(1)  # begins as one of the last two patterns
+    np.testing.assert_array_equal(data.y_test, np.where(later, good > bad, good < bad))
+    clean = datasets.load("sentences", None, 0, 0.0, 500)
+    assert 20 < (data.y_train != clean.y_train).sum() <= 100
+
+
+def test_the_text_network_learns_the_order(run):
+    options = "--dataset sentences --label-noise 0 --model text --base adam --learning-rate 0.003 --train-size 1000"
+    _, (record,) = run(
+        *options.split(), *["--batch-size", "50", "--epochs", "15", "--optimizers", "base", "--seeds", "1"]
+    )
+    assert record["result"]["test_accuracy"] > 0.9
+
+
+def test_what_draws_from_the_posterior_make(run):
+    _, (record,) = run("--optimizers", "bayesian_sam", "--rho", "0.2", "--learning-rate", "0.2", "--seeds", "1")
+    result = record["result"]
+    assert set(result["posterior"]) == {"test_loss", "test_accuracy", "calibration_error", "brier_score"}
+    assert result["posterior"] != {key: result[key] for key in result["posterior"]}
