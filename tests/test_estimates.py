@@ -72,6 +72,20 @@ def test_hutch_plus_plus_has_the_large_eigenvalues_exactly(matrix):
     assert np.mean(errors[0]) < np.mean(errors[1]) / 5
 
 
+def test_the_rest_of_hutch_plus_plus_is_across_the_basis_on_both_sides(matrix):
+    """Its variance is that of Hutchinson's estimate for (1 - QQ') H (1 - QQ'): 1.5 times as much with one of them."""
+    ratios = []
+    for seed in range(300):
+        _, error = trace.hutch_plus_plus(lambda v: matrix @ v, SIZE, 18, np.random.default_rng(seed))
+        sketch = np.concatenate(list(trace.signs(np.random.default_rng(seed), SIZE, 6)), axis=1)
+        basis, _ = np.linalg.qr(matrix @ sketch)
+        across = np.eye(SIZE) - basis @ basis.T
+        rest = across @ matrix @ across
+        ratios.append((error**2, 2 * (np.sum(rest**2) - np.sum(np.diag(rest) ** 2)) / 6))
+    found, expected = np.mean(ratios, axis=0)
+    assert found == pytest.approx(expected, rel=0.15)
+
+
 def test_diagonals_are_within_three_standard_errors(matrix):
     found = [diagonal.estimate(lambda v: matrix @ v, SIZE, 30, np.random.default_rng(seed)) for seed in range(100)]
     within = [np.abs(values - np.diag(matrix)) < 3 * errors for values, errors in found]
@@ -156,6 +170,18 @@ def test_figures_by_layer(model, data, dense):
     alone = analysis.sharpness(model, *data, rho=0.3, adaptive=True, variables="hidden/")
     assert rises.values[0] == pytest.approx(alone, rel=1e-4)
     assert (rises.values > 0).all()
+
+
+def test_densities_are_drawn_with_one_width(matrix):
+    rng = np.random.default_rng(0)
+    nodes, weights = density.quadrature(lambda v: matrix @ v, SIZE, 4, 15, rng)
+    narrow, wide = (density.of_width(sigma, nodes, weights, 200, 60) for sigma in (0.1, 1.0))
+    ax = analysis.plot_density({"narrow": narrow, "wide": wide})
+    one, other = (line.get_xydata() for line in ax.lines[:2])
+    np.testing.assert_allclose(one, other)
+    np.testing.assert_allclose(other[:, 1], np.maximum(wide.density, ax.get_ylim()[0]))
+    alone = analysis.plot_density(narrow)
+    np.testing.assert_allclose(alone.lines[0].get_xdata(), narrow.grid)
 
 
 def test_plots(tmp_path):

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_sam.analysis.density import of_width
 from keras_sam.analysis.plots import _axes, _legend
 from keras_sam.analysis.results import Density, Layers
 
 
 def plot_density(results: Density | Mapping[str, Density], ax: Any = None) -> Any:
     """Draw the density of eigenvalues on a logarithmic scale, with a band of one standard error.
+
+    Several are drawn with the largest `sigma` among them: of two that differ in it one would look the smoother.
 
     Args:
         results: One `Density`, or several by name.
@@ -33,6 +36,11 @@ def plot_density(results: Density | Mapping[str, Density], ax: Any = None) -> An
     """
     (ax,) = _axes(1) if ax is None else (ax,)
     named = results if isinstance(results, Mapping) else {"": results}
+    sigma = max(result.sigma for result in named.values())
+    named = {
+        name: d if d.sigma == sigma else of_width(sigma, d.nodes, d.weights, len(d.grid), d.products)
+        for name, d in named.items()
+    }
     floor = min(_one_eigenvalue(result) for result in named.values()) / 10
     for name, result in named.items():
         (line,) = ax.plot(result.grid, np.maximum(result.density, floor), label=name)

@@ -86,10 +86,7 @@ def spectral_density(
     low, high = float(nodes.min()), float(nodes.max())
     if sigma is None:
         sigma = 0.01 * (high - low) or 0.01 * max(abs(high), 1.0)
-    grid = np.linspace(low - 4 * sigma, high + 4 * sigma, points)
-    each = blurred(grid, nodes, weights, sigma)
-    error = each.std(axis=0, ddof=1) / np.sqrt(probes)
-    return Density(grid, each.mean(axis=0), error, nodes, weights, sigma, progress.steps)
+    return of_width(sigma, nodes, weights, points, progress.steps)
 
 
 def quadrature(
@@ -104,6 +101,14 @@ def quadrature(
     nodes, weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
     seen = weights > 1e-12  # the zeros of a space that was exhausted are nobody's eigenvalues
     return np.where(seen, nodes, nodes[seen].mean()), np.where(seen, weights, 0.0)
+
+
+def of_width(sigma: float, nodes: np.ndarray, weights: np.ndarray, points: int, products: int) -> Density:
+    """The density that the nodes make, each drawn with the standard deviation `sigma`."""
+    grid = np.linspace(nodes.min() - 4 * sigma, nodes.max() + 4 * sigma, points)
+    each = blurred(grid, nodes, weights, sigma)
+    error = each.std(axis=0, ddof=1) / np.sqrt(len(nodes))
+    return Density(grid, each.mean(axis=0), error, nodes, weights, sigma, products)
 
 
 def blurred(grid: np.ndarray, nodes: np.ndarray, weights: np.ndarray, sigma: float) -> np.ndarray:
