@@ -1,6 +1,6 @@
 """Curvature as a user would have it without keras_sam, on the same networks; each package is optional.
 
-Each function takes a Keras model, its batches and the tolerance of an eigenvalue, and returns `Peer`s.
+Each function takes a Keras model and its batches, and returns a `Peer`.
 """
 
 import warnings
@@ -12,11 +12,15 @@ import numpy as np
 
 
 class Peer(NamedTuple):
-    """A product of the Hessian of all data, and a search for its largest eigenvalue."""
+    """A product of the Hessian of all data, and a search for its largest eigenvalue.
+
+    A search of effort 1, 2, ... goes on to a tolerance of 0.1, 0.01, ..., or takes 4, 8, ... steps where a package asks
+    for their number. It returns the eigenvalue, and how many products it took.
+    """
 
     name: str
     product: Callable[[], Any]
-    eigenvalue: Callable[[], tuple[float, int]] | None = None  # and how many products it took
+    eigenvalue: Callable[[int], tuple[float, int]]
 
 
 def _counted(product: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
@@ -27,8 +31,8 @@ def _counted(product: Callable[..., Any], calls: list[int]) -> Callable[..., Any
     return counted
 
 
-def eigenthings(model: Any, batches: Any, tolerance: float) -> Peer:
-    """`hessian-eigenthings` 1.0, with its Lanczos method, for 20 steps: with its default of two it finds nothing."""
+def eigenthings(model: Any, batches: Any) -> Peer:
+    """`hessian-eigenthings` 1.0, with its Lanczos method."""
     import hessian_eigenthings
     import torch
 
@@ -39,15 +43,15 @@ def eigenthings(model: Any, batches: Any, tolerance: float) -> Peer:
     vector, calls = torch.randn(operator.size), []
     operator.matvec = _counted(operator.matvec, calls)
 
-    def eigenvalue() -> tuple[float, int]:
+    def eigenvalue(effort: int) -> tuple[float, int]:
         calls.clear()
-        found = hessian_eigenthings.lanczos(operator, k=1, max_iter=20, tol=tolerance, which="LA", seed=0)
+        found = hessian_eigenthings.lanczos(operator, k=1, max_iter=4 * effort, which="LA", seed=0)
         return float(found.eigenvalues[0]), len(calls)
 
     return Peer("hessian-eigenthings", lambda: operator.matvec(vector), eigenvalue)
 
 
-def curvlinops(model: Any, batches: Any, tolerance: float) -> Peer:
+def curvlinops(model: Any, batches: Any) -> Peer:
     """`curvlinops`, with SciPy's `eigsh` as its documentation has it."""
     import curvlinops
     import torch
@@ -57,18 +61,18 @@ def curvlinops(model: Any, batches: Any, tolerance: float) -> Peer:
     operator = curvlinops.HessianLinearOperator(model, torch.nn.CrossEntropyLoss(), parameters, batches)
     vector = torch.randn(operator.shape[1])
 
-    def eigenvalue() -> tuple[float, int]:
+    def eigenvalue(effort: int) -> tuple[float, int]:
         calls: list[int] = []
         scipy = operator.to_scipy()
         scipy._matvec = _counted(scipy._matvec, calls)
         start = np.random.default_rng(0).normal(size=operator.shape[1])
-        return float(eigsh(scipy, 1, which="LA", tol=tolerance, v0=start)[0][0]), len(calls)
+        return float(eigsh(scipy, 1, which="LA", tol=10.0**-effort, v0=start)[0][0]), len(calls)
 
     operator @ vector  # or fail here
     return Peer("curvlinops", lambda: operator @ vector, eigenvalue)
 
 
-def pyhessian(model: Any, batches: Any, tolerance: float) -> Peer:
+def pyhessian(model: Any, batches: Any) -> Peer:
     """`PyHessian`, with its power iteration."""
     import torch
     from pyhessian import hessian
@@ -77,16 +81,16 @@ def pyhessian(model: Any, batches: Any, tolerance: float) -> Peer:
     vector, calls = [torch.randn_like(p) for p in found.params], []
     found.dataloader_hv_product = _counted(found.dataloader_hv_product, calls)
 
-    def eigenvalue() -> tuple[float, int]:
+    def eigenvalue(effort: int) -> tuple[float, int]:
         calls.clear()
-        values, _ = found.eigenvalues(maxIter=200, tol=tolerance)
+        values, _ = found.eigenvalues(maxIter=200, tol=10.0**-effort)
         return float(values[0]), len(calls)
 
     return Peer("PyHessian", lambda: found.dataloader_hv_product(vector), eigenvalue)
 
 
-def matfree(model: Any, batches: Any, tolerance: float) -> Peer:
-    """`matfree`, whose Lanczos method runs over a product of one's own, forward over reverse, for a fixed 20 steps."""
+def matfree(model: Any, batches: Any) -> Peer:
+    """`matfree`, whose Lanczos method runs over a product of one's own, forward over reverse."""
     import jax
     from matfree import decomp, eig
 
@@ -109,9 +113,9 @@ def matfree(model: Any, batches: Any, tolerance: float) -> Peer:
     keys = jax.random.split(jax.random.key(0), len(weights))
     vector = [jax.random.normal(key, w.shape) for key, w in zip(keys, weights, strict=True)]
 
-    def eigenvalue() -> tuple[float, int]:
-        values, _ = eig.eigh_partial(decomp.tridiag_sym(20, custom_vjp=False))(product, vector)
-        return float(values.max()), 20
+    def eigenvalue(effort: int) -> tuple[float, int]:
+        values, _ = eig.eigh_partial(decomp.tridiag_sym(4 * effort, custom_vjp=False))(product, vector)
+        return float(values.max()), 4 * effort
 
     return Peer("matfree", lambda: jax.block_until_ready(product(vector)), eigenvalue)
 
@@ -119,14 +123,14 @@ def matfree(model: Any, batches: Any, tolerance: float) -> Peer:
 PEERS = {"torch": [eigenthings, curvlinops, pyhessian], "jax": [matfree], "tensorflow": []}
 
 
-def available(model: Any, batches: Any, tolerance: float) -> tuple[list[Peer], list[str]]:
+def available(model: Any, batches: Any) -> tuple[list[Peer], list[str]]:
     """The backend's peers that are installed and work on the model, and of each other one why not."""
     found, missing = [], []
     for make in PEERS[keras.backend.backend()]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found.append(make(model, batches, tolerance))
+                found.append(make(model, batches))
         except ImportError:
             missing.append(f"{make.__name__} is not installed")
         except (RuntimeError, TypeError, AttributeError) as error:

@@ -98,7 +98,7 @@ def hessian_eigenvalues(
     start, converged = np.random.default_rng(seed).normal(size=size), True
     try:
         # A smaller space than SciPy's 20 vectors and more: outer eigenvalues of networks stand well apart.
-        space = min(size, 2 * k + 8)
+        space = min(size, 2 * k + 4)
         values, vectors = eigsh(operator, k, which=which, tol=tolerance, maxiter=max_iterations, v0=start, ncv=space)
     except ArpackNoConvergence as error:
         values, vectors, converged = error.eigenvalues, error.eigenvectors, False
