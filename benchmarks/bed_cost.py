@@ -52,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         beds.setdefault(bed(run), {}).setdefault(run["optimizer"], run)
     for title, runs in beds.items():
         run = next(iter(runs.values()))
-        file = None
-        if args.data:
-            (file,) = (str(path) for path in Path(args.data).glob(f"{run['dataset']}.*"))
+        files = list(Path(args.data).glob(f"{run['dataset']}.*")) if args.data else []
+        file = str(files[0]) if files else None  # or from a library
         print(title)
         result = step_cost.measure(contenders(run, list(runs), file), args.rounds, args.steps)
         results[title] = {name: {key: row[key] for key in ("ratio", "quartiles")} for name, row in result.items()}

@@ -37,11 +37,22 @@ def transformer(shape: tuple[int, ...], classes: int) -> keras.Model:
     return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling1D()(x)))
 
 
+class PlaceEmbedding(layers.Layer):
+    """Adds to each word of a sentence what its place says."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Create a vector for each place."""
+        self.places = self.add_weight(shape=shape[1:], initializer="uniform", name="places")
+
+    def call(self, words: Any) -> Any:
+        """Of shape `(batch, places, width)`."""
+        return words + self.places
+
+
 def text(shape: tuple[int, ...], classes: int, width: int = 32) -> keras.Model:
     """Embeddings of words and of places, one layer of attention, and the mean over the words."""
     inputs = keras.Input(shape, dtype="int32")
-    places = layers.Embedding(shape[0], width)(keras.ops.arange(shape[0])[None])
-    x = layers.Embedding(sentences.WORDS, width)(inputs) + places
+    x = PlaceEmbedding()(layers.Embedding(sentences.WORDS, width)(inputs))
     x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, width // 4)(x, x))
     x = layers.GlobalAveragePooling1D()(layers.Dense(64, activation="relu")(x))
     return keras.Model(inputs, layers.Dense(classes)(x))

@@ -25,7 +25,8 @@ from models import NETWORKS
 import keras_sam
 
 # Without one that costs what looksam costs, and those with a base of their own.
-NAMES = [n for n in generalization.OPTIMIZERS if n not in ("looksam_mild", "bayesian_sam", "spectral_sam")]
+OTHERS = ("looksam_mild", "bayesian_sam", "spectral_sam", "spectral_sam_always")
+NAMES = [name for name in generalization.OPTIMIZERS if name not in OTHERS]
 
 
 class Contender(NamedTuple):

@@ -1,10 +1,13 @@
 """The results that are kept, in `benchmarks/results`: made by the scripts beside them, and as the pages have them."""
 
+import itertools
 import json
 import re
 import shlex
 from pathlib import Path
 
+import analysis_cost
+import evidence
 import generalization
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ CHOOSING_RHO, COST, EVIDENCE, LIMITS = (
 )
 RESULTS = ROOT / "benchmarks" / "results"
 SHOWN = ("digits_rho", "digits_passes", "cifar10", "cifar10_short")  # as tables; all others as plots
+BEDS = ("cifar10n", "etth1", "finetune", "tables")  # of the summary
 TASKS = {  # of the README's table to start from, by data set
     "cifar10": "images, a convolutional network from scratch",
     "digits": "images, fully connected layers from scratch",
@@ -63,6 +67,96 @@ def test_every_file_of_runs_has_its_script():
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_pages_have_what_the_summary_prints(name):
     assert f"\n{summary.table(rows(name))}\n" in EVIDENCE + LIMITS
+
+
+@pytest.mark.parametrize("name", [*BEDS, "bayesian", "spectral"])
+def test_the_page_has_the_evidence(name):
+    for title, table in evidence.tables(evidence.read(RESULTS / f"{name}.jsonl")):
+        assert f"\n{table}\n" in EVIDENCE, title
+
+
+def evidence_sentences(found):
+    sam = {title: each.gains["SAM"][0] for title, each in found.items()}
+    quarter = found["photographs, labels by people"].gains["SAM, a quarter's ascent"][0]
+    people, redrawn = (sam[f"photographs, labels {by}"] for by in ("by people", "redrawn"))
+    return [
+        f"SAM takes {people:.0f}% of SGD's error away with the labels of people, and {redrawn:.0f}% with redrawn ones",
+        f"SAM takes {sam['time series']:.0f} and {sam['tables, a number']:.0f}% of Adam's error away",
+        f"the ascent on a quarter of the batch takes {quarter:.0f}%",
+        f"makes the error {-sam['fine-tuning, all layers']:.0f}% larger",
+        f"makes the error {1 - sam['iris, a table of 4 columns'] / 100:.1f} times as large",
+    ]
+
+
+def test_the_summary_is_that_of_all_beds():
+    files = [RESULTS / f"{name}.jsonl" for name in BEDS]
+    found = {title: each for file in files for title, each in evidence.summary(evidence.read(file)).items()}
+    for page in (EVIDENCE, README):
+        assert f"\n{evidence.summary_table(found)}\n" in page
+    for sentence in evidence_sentences(found):
+        assert sentence in re.sub(r"\s+", " ", EVIDENCE)
+    assert [title for title, each in found.items() if each.gains["MSAM"][0] < -0.5] == ["iris, a table of 4 columns"]
+
+
+@pytest.mark.parametrize("name", [*BEDS, "spectral"])
+def test_nobody_has_more_than_the_base(name):
+    more = 1.15 if name == "finetune" else 1.1  # of which the page tells
+    for contenders in evidence.read(RESULTS / f"{name}.jsonl").values():
+        for contender in contenders:
+            passes, seconds = evidence.spent(contenders, contender)
+            assert passes <= 1.0
+            assert round(seconds, 2) <= more
+
+
+def ways(name):
+    """The runs of each bed by its name and that of the way to train, without the radius."""
+    return {
+        (f"{bed.model}, {bed}", str(contender).split(", rho")[0] + (" drawn" if contender.drawn else "")): runs
+        for bed, contenders in evidence.read(RESULTS / f"{name}.jsonl").items()
+        for contender, runs in contenders.items()
+    }
+
+
+def test_what_the_page_says_of_the_labels_of_people():
+    found = ways("cifar10n")
+    for share in (9, 18, 41):
+        errors = {way: runs.errors.mean() for (bed, way), runs in found.items() if f"people, {share}% wrong" in bed}
+        assert min(errors, key=errors.get) == "SAM, ascent_fraction=0.25"
+        assert max(errors, key=errors.get) == "SGD, best epoch by right labels"
+        assert (errors["SAM"] < errors["SGD"] - 1) == (share > 9)
+
+
+def test_what_the_page_says_of_bayesian_sam():
+    found = ways("bayesian")
+    for bed, noisy in itertools.product(("mlp, digits, ", "resnet8_half, "), (False, True)):
+        title = bed + ("40% redrawn" if noisy else "right labels")
+        plain, bayesian, drawn = (found[title, way] for way in ("SAM", "BayesianSAM", "BayesianSAM drawn"))
+        losses = [np.mean([r["test_loss"] for r in runs.results.values()]) for runs in (plain, bayesian, drawn)]
+        assert losses[2] > losses[1] - 0.005
+        if "resnet" in bed:
+            assert bayesian.errors.mean() < plain.errors.mean()
+            assert losses[1] < losses[0]
+        else:
+            assert bayesian.errors.mean() > plain.errors.mean()
+
+
+def test_what_the_page_says_of_spectral_sam():
+    found = {title: runs.errors.mean() for title, runs in ways("spectral").items()}
+    spectral = "SpectralSAM"
+    photographs, sentences = "resnet8_half, right labels", "text, sentences, 20% redrawn"
+    assert found[photographs, spectral] < min(found[photographs, way] for way in ("Muon", "SAM")) - 1.5
+    for bed in (sentences, "resnet8_half, 40% redrawn"):
+        assert max(found[bed, way] for way in ("SAM", spectral)) < found[bed, "Muon"] - 4
+        assert abs(found[bed, "SAM"] - found[bed, spectral]) < 1.5
+
+
+def test_a_row_of_each_bed_can_be_made_again():
+    text = EVIDENCE.replace("\\\n", " ")
+    commands = re.findall(r"^python benchmarks/generalization.py (.*--out row.jsonl)$", text, re.MULTILINE)
+    planned = [str(run) for command in commands for run in generalization.plan(generalization.parse(command.split()))]
+    files = [[str(run) for run in generalization.finished(RESULTS / f"{name}.jsonl")] for name in BEDS]
+    assert set(planned) <= set(itertools.chain(*files))
+    assert all(set(planned) & set(kept) for kept in files)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +290,12 @@ def test_costs_are_of_one_core_and_of_every_algorithm(backend):
     assert (file["backend"], file["cores"]) == (backend, "one core")
     for costs in file["results"].values():
         assert list(costs)[: len(step_cost.NAMES)] == step_cost.NAMES
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_the_costs_of_curvature_are_those_measured(backend):
+    file = json.loads((RESULTS / f"analysis_cost_{backend}.json").read_text())
+    assert (file["backend"], file["cores"]) == (backend, "one core")
+    assert f"\n{analysis_cost.table(file)}\n" in COST
+    options = f"--samples {file['samples']} --batch-size {file['batch_size']} --rounds {file['rounds']}"
+    assert f'nox -s "bench_analysis({backend})" -- {options}\n' in COST

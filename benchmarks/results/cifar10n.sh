@@ -45,3 +45,4 @@ python generalization.py --data cifar10.npz --label-noise 0.1 0.19 0.45 --train-
     --learning-rate 0.1 --out cifar10n.jsonl --epochs 8 --optimizers sam --rho 0.2 --warmup 0.25 "$@"
 python generalization.py --data cifar10.npz --label-noise 0.1 0.19 0.45 --train-size 5000 --model resnet8_half \
     --learning-rate 0.1 --out cifar10n.jsonl --epochs 15 --optimizers msam --rho 1.5 "$@"
+python evidence.py cifar10n.jsonl

@@ -4,54 +4,55 @@
 set -e
 cd "$(dirname "$0")/.."
 python generalization.py --data ETTh1.csv --horizon 96 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 16 --optimizers base "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 16 --optimizers base "$@"
 python generalization.py --data ETTh1.csv --horizon 96 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
     0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 96 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
     --warmup 0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 96 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
     "$@"
 python generalization.py --data ETTh1.csv --horizon 96 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 15 --optimizers msam --rho 1.5 "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 13 --optimizers msam --rho 1.5 "$@"
 python generalization.py --data ETTh1.csv --horizon 192 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 16 --optimizers base "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 16 --optimizers base "$@"
 python generalization.py --data ETTh1.csv --horizon 192 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
     0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 192 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
     --warmup 0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 192 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
     "$@"
 python generalization.py --data ETTh1.csv --horizon 192 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 15 --optimizers msam --rho 1.5 "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 13 --optimizers msam --rho 1.5 "$@"
 python generalization.py --data ETTh1.csv --horizon 336 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 16 --optimizers base "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 16 --optimizers base "$@"
 python generalization.py --data ETTh1.csv --horizon 336 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
     0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 336 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
     --warmup 0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 336 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
     "$@"
 python generalization.py --data ETTh1.csv --horizon 336 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 15 --optimizers msam --rho 1.5 "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 13 --optimizers msam --rho 1.5 "$@"
 python generalization.py --data ETTh1.csv --horizon 720 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 16 --optimizers base "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 16 --optimizers base "$@"
 python generalization.py --data ETTh1.csv --horizon 720 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 8 --optimizers sam --rho 0.7 --warmup \
     0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 720 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam_quarter --rho 0.98 \
     --warmup 0.25 "$@"
 python generalization.py --data ETTh1.csv --horizon 720 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 12 --optimizers sam --rho 0.7 --begin 0.7 \
     "$@"
 python generalization.py --data ETTh1.csv --horizon 720 --label-noise 0 --model samformer --batch-size 32 \
-    --learning-rate 0.001 --base adam --seeds 2 --out etth1.jsonl --epochs 15 --optimizers msam --rho 1.5 "$@"
+    --learning-rate 0.001 --base adam --seeds 3 --out etth1.jsonl --epochs 13 --optimizers msam --rho 1.5 "$@"
+python evidence.py etth1.jsonl
