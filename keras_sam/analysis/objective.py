@@ -116,12 +116,10 @@ class Objective:
         with full_precision(self.model):
             for batch, samples in self.batches if batches is None else batches:
                 found = self._derivative(function, weights, batch, *more)
-                found = list(found) if isinstance(found, list | tuple) else [flatten([found])[0]]
-                total = (
-                    [t + samples * f for t, f in zip(total, found, strict=True)]
-                    if count
-                    else [samples * f for f in found]
-                )
+                if isinstance(found, list | tuple):
+                    total = backend.derivatives.add(total or [0.0] * len(found), list(found), samples)
+                else:
+                    total = [sum(total) + samples * flatten([found])[0]]
                 count += samples
         if not count:
             raise ValueError("There must be at least one sample. Received: no batches.")

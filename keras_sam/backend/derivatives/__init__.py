@@ -4,6 +4,7 @@ differentiate(loss)            its value, gradient and products with its Hessian
 through_outputs(predict, middle)
                                products with J' M J: J is the Jacobian of what `predict(weights, batch)` gives, and
                                `middle(outputs, tangents, batch)` multiplies tangents with M
+add(total, found, times)       total + times * found, of lists of tensors
 gradient(function)             that of a scalar in the list of tensors it is given; it can be taken again
 missing(error)                 whether an error says that there is no derivative
 

@@ -18,6 +18,11 @@ def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     return of_tensors
 
 
+def add(total: Any, found: Any, times: Any) -> Any:
+    """`total + times * found`, of each of them."""
+    return [t + times * f for t, f in zip(total, found, strict=True)]
+
+
 def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     """Value, gradient, and products of the Hessian of `loss(weights, batch)` in the weights."""
 

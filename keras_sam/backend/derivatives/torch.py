@@ -13,6 +13,11 @@ KEPT = 2**30  # bytes of the graphs that are held between products
 _twice = sdpa_kernel(SDPBackend.MATH)  # the only attention that can be differentiated twice
 
 
+def add(total: Any, found: Any, times: Any) -> Any:
+    """`total + times * found`, of each of them."""
+    return [t + times * f for t, f in zip(total, found, strict=True)]
+
+
 def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     """Value, gradient, and products of the Hessian of `loss(weights, batch)` in the weights."""
 
