@@ -292,7 +292,7 @@ def test_costs_are_of_one_core_and_of_every_algorithm(backend):
         assert list(costs)[: len(step_cost.NAMES)] == step_cost.NAMES
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_the_costs_of_curvature_are_those_measured(backend):
     file = json.loads((RESULTS / f"analysis_cost_{backend}.json").read_text())
     assert (file["backend"], file["cores"]) == (backend, "one core")
