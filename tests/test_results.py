@@ -126,6 +126,22 @@ def test_what_the_page_says_of_the_labels_of_people():
         assert (errors["SAM"] < errors["SGD"] - 1) == (share > 9)
 
 
+def test_what_the_page_says_of_fine_tuning():
+    found = {}
+    for bed, contenders in evidence.read(RESULTS / "finetune.jsonl").items():
+        for way, runs in contenders.items():
+            if not way.stopped:
+                base = contenders[way.whole_base]
+                found[way.base, way.optimizer, str(bed)] = base.errors.mean() - runs.errors.mean()
+            else:
+                assert runs.errors.mean() > contenders[way.whole_base].errors.mean()
+    wide = ("500, all layers", "2,000, all layers")
+    assert all(-3.0 < found["adamw", "sam", bed] < -2.5 for bed in wide)
+    assert all(-1.5 < found["adamw", "msam", bed] < -1.0 for bed in wide)
+    assert [round(found["sgd", name, wide[0]]) for name in ("sam", "msam")] == [1, 3]
+    assert all(-0.05 < gained < 2.05 for (_, _, bed), gained in found.items() if "last" in bed)
+
+
 def test_what_the_page_says_of_bayesian_sam():
     found = ways("bayesian")
     for bed, noisy in itertools.product(("mlp, digits, ", "resnet8_half, "), (False, True)):

@@ -8,7 +8,7 @@ import jax
 gradient = jax.grad
 
 
-@jax.jit  # one call for all of them: each by itself costs as much as a small product
+@jax.jit  # one call for all of them
 def add(total: Any, found: Any, times: Any) -> Any:
     """`total + times * found`, of each of them."""
     return [t + times * f for t, f in zip(total, found, strict=True)]
