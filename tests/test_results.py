@@ -138,7 +138,7 @@ def test_what_the_page_says_of_fine_tuning():
     wide = ("500, all layers", "2,000, all layers")
     assert all(-3.0 < found["adamw", "sam", bed] < -2.5 for bed in wide)
     assert all(-1.5 < found["adamw", "msam", bed] < -1.0 for bed in wide)
-    assert [round(found["sgd", name, wide[0]]) for name in ("sam", "msam")] == [1, 3]
+    assert [round(found["sgd", name, bed]) for name in ("sam", "msam") for bed in wide] == [1, -8, 3, 1]
     assert all(-0.05 < gained < 2.05 for (_, _, bed), gained in found.items() if "last" in bed)
 
 
