@@ -137,7 +137,8 @@ def test_graphs_are_kept_as_far_as_they_find_room(problem, matrix, size, room, b
     w, (x, y, _) = problem
     objective = Objective(network(w), Batches(x.astype("float32"), y, size), matrix=matrix)
     monkeypatch.setattr(derivatives, "KEPT", 1000 * room + 500)
-    monkeypatch.setattr(derivatives, "_bytes", lambda graph: 1000)
+    sized = []
+    monkeypatch.setattr(derivatives, "_bytes", lambda graph: sized.append(1) or 1000)
     graphs = derivatives._Graphs.__call__
     built = []
 
@@ -155,6 +156,7 @@ def test_graphs_are_kept_as_far_as_they_find_room(problem, matrix, size, room, b
     for _ in range(3):
         np.testing.assert_allclose(objective.product(vector), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert len(built) == builds
+    assert len(sized) == -(-50 // size)  # each once, as it takes a tenth of a product
 
 
 @pytest.mark.only("torch")

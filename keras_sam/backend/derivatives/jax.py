@@ -18,8 +18,10 @@ def differentiate(loss: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     """Value, gradient, and products of the Hessian of `loss(weights, batch)` in the weights."""
 
     def products(weights: Any, batch: Any, vectors: Any) -> Any:
-        _, product = jax.linearize(lambda w: jax.grad(loss)(w, batch), weights)
-        return jax.vmap(product)(vectors)
+        def product(vector: Any) -> Any:
+            return jax.jvp(lambda w: jax.grad(loss)(w, batch), (weights,), (vector,))[1]
+
+        return _each(product, vectors)
 
     return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(products)
 
@@ -35,10 +37,17 @@ def through_outputs(predict: Callable[..., Any], middle: Callable[..., Any]) -> 
             (found,) = backward(middle(outputs, forward(vector), batch))
             return found
 
-        return jax.vmap(product)(vectors)
+        return _each(product, vectors)
 
     compiled: Callable[..., Any] = jax.jit(products)
     return compiled
+
+
+def _each(product: Callable[[Any], Any], vectors: Any) -> Any:
+    """The products with the vectors of a block; a single one is not stacked, which would cost a twentieth."""
+    if len(vectors[0]) > 1:
+        return jax.vmap(product)(vectors)
+    return [found[None] for found in product([vector[0] for vector in vectors])]
 
 
 def missing(error: Exception) -> bool:

@@ -87,14 +87,16 @@ class _Graphs:
         tensors = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
         key = tuple(map(id, tensors))
         again = key in self.seen and all(seen() is each for seen, each in zip(self.seen[key], tensors, strict=True))
-        if again and key in self.kept:
+        if not again:
+            self.kept.pop(key, None)
+        if self.kept.get(key) is not None:
             return self.kept[key]
-        self.kept.pop(key, None)
         graph = self.build(weights, batch)
-        size = _bytes(graph) if again else 0
-        if again and (len(self.seen) == 1 or size <= self.free):
-            self.kept[key] = graph
-            self.free -= size
+        if again and key not in self.kept:
+            size = _bytes(graph)
+            fits = len(self.seen) == 1 or size <= self.free
+            self.kept[key] = graph if fits else None  # nor looked at again
+            self.free -= size if fits else 0
         self.seen[key] = [weakref.ref(each) for each in tensors]  # of a data set there may be others in each pass
         return graph
 
