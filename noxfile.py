@@ -58,7 +58,7 @@ def oldest(specifiers: SpecifierSet) -> str:
 def pinned(backend: str) -> list[str]:
     """What the project depends on, on `backend`, each at the oldest version that pyproject.toml allows."""
     project = PYPROJECT["project"]
-    groups = [project["optional-dependencies"][name] for name in (backend, "analysis", "plot", "demo")]
+    groups = [project["optional-dependencies"][name] for name in (backend, "plot", "demo")]
     requirements = [Requirement(text) for group in (project["dependencies"], *groups) for text in group]
     pins = {r.name: oldest(r.specifier) for r in requirements if r.name != project["name"]}
     if "tensorflow" in pins and sys.platform == "linux":

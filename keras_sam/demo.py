@@ -221,12 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module("sklearn")
         importlib.import_module("matplotlib")
-        importlib.import_module("scipy")
     except ImportError as error:
-        print(
-            f'The demo needs scikit-learn, SciPy and matplotlib: pip install "keras_sam[demo]" ({error})',
-            file=sys.stderr,
-        )
+        print(f'The demo needs scikit-learn and matplotlib: pip install "keras_sam[demo]" ({error})', file=sys.stderr)
         return 1
     if keras.backend.backend() == "torch":
         # On matrices this small, threads mostly wait for each other.

@@ -128,6 +128,12 @@ def test_a_negative_eigenvalue():
     np.testing.assert_allclose(found.values, [-3.0], rtol=1e-5)
 
 
+def test_all_eigenvalues_of_a_single_weight():
+    found = analysis.hessian_eigenvalues(*quadratic([[1.0], [2.0]], [0.0]), k=1)
+    np.testing.assert_allclose(found.values, [5.0], rtol=1e-6)  # 2 mean(1, 4)
+    assert found.products == 1
+
+
 def test_too_few_iterations_are_reported(model, data):
     found = analysis.hessian_eigenvalues(model, *data, k=8, tolerance=1e-12, max_iterations=1)
     assert found.converged is False
@@ -425,7 +431,11 @@ def test_products_equal_differences_of_gradients(data, network):
         (lambda m, x, y: analysis.sharpness(m, Sequence(x, y), y), "`y` must be None when `x` is a data set"),
         (lambda m, x, y: analysis.sharpness(m, iter([(x, y)])), "an iterator cannot: pass a list of it"),
         (lambda m, x, y: analysis.sharpness(m, []), "There must be at least one sample"),
-        (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, k=81), "`k` must be an integer from 1 to"),
+        (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, k=0), "`k` must be an integer from 1 to"),
+        (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, k=1 + m.count_params()), "`k` must be an integer"),
+        (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, tolerance=0), "`tolerance` must be a float > 0"),
+        (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, max_iterations=0), "`max_iterations` must be an"),
+        (lambda m, x, y: analysis.hessian_eigenvalues(m, np.inf * x, y), "The curvature must be finite to be measured"),
         (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, which="BE"), "`which` must be 'LA', 'SA' or 'LM'"),
         (lambda m, x, y: analysis.hessian_trace(m, x, y, samples=1), "`samples` must be an integer >= 2"),
         (lambda m, x, y: analysis.loss_landscape(m, x, y, span=0), "`span` must be a float > 0"),

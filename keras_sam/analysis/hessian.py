@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_sam.analysis.objective import Objective
+from keras_sam.analysis.outermost import ORDERS, outermost
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import Spectrum
 from keras_sam.models.batches import Batches
@@ -33,8 +34,10 @@ def hessian_eigenvalues(
         gauss_newton    G = 1/n Σ J_i' (∂² l_i / ∂f_i²) J_i      J_i = ∂f_i / ∂w
         fisher          F = 1/n Σ g_i g_i'                       g_i = ∂l_i / ∂w
 
-    over the samples i with outputs f_i and losses l_i. They come from `scipy.sparse.linalg.eigsh` over exact products
-    of the matrix and a vector. The loss is that of `model.evaluate`: in inference mode, over all samples.
+    over the samples i with outputs f_i and losses l_i. They come from the method of Lanczos with thick restarts over
+    exact products of the matrix and a vector, which ends with the product that finds the last of them. The loss is that
+    of `model.evaluate`: in inference mode, over all samples. A search from one vector sees an eigenvalue once, however
+    many vectors have it: whether its copies are among those found is a matter of rounding.
 
     The Hessian has the regularization and all losses that layers add in it. Gauss-Newton and Fisher have the loss of
     the outputs only, where a sample's `sample_weight` is a factor of its l_i. f is what the model returns: logits, or
@@ -46,11 +49,12 @@ def hessian_eigenvalues(
         model: A compiled and built Keras model. It is not changed.
         x: Arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a list of batches.
         y: Targets, if `x` is arrays.
-        k: How many, at least 1 and below the number of weights.
+        k: How many, from 1 to the number of weights.
         batch_size: Samples computed at a time, for arrays. It makes no difference to the result.
         which: `"LA"` for the largest, `"SA"` for the smallest (the most negative), `"LM"` for those of the largest
             magnitude.
-        tolerance: Residual at which an eigenvalue is found, relative to it.
+        tolerance: Residual at which an eigenvalue is found, relative to it. The error of an eigenvalue that stands
+            apart is about the square of it.
         max_iterations: Restarts of the Lanczos method after which the search ends with `converged=False`.
         seed: Of the vector the search starts from.
         verbose: 1 for a progress bar over the products, 0 for none, `"auto"` for a bar on a terminal.
@@ -62,10 +66,9 @@ def hessian_eigenvalues(
         A `Spectrum`.
 
     Raises:
-        ImportError: if SciPy is missing.
         ValueError: if an argument is out of its range, a pattern matches no variable, the model is not compiled or not
-            built, it has an operation without a second derivative, or, for `"fisher"`, its loss is not a sum over
-            samples that is linear in their weights.
+            built, it has an operation without a second derivative, its curvature is not finite, or, for `"fisher"`, its
+            loss is not a sum over samples that is linear in their weights.
 
     Examples:
         >>> import keras, numpy as np
@@ -77,35 +80,29 @@ def hessian_eigenvalues(
         [6.] True
 
     References:
+        [Wu and Simon, 2000, Thick-Restart Lanczos Method](https://doi.org/10.1137/S0895479898334605);
         [Martens, 2014, New Insights on the Natural Gradient](https://arxiv.org/abs/1412.1193);
         [Kunstner et al., 2019, Limitations of the Empirical Fisher](https://arxiv.org/abs/1905.12558)
     """
-    try:
-        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
-    except ImportError as error:
-        raise ImportError('`hessian_eigenvalues` needs SciPy: pip install "keras_sam[analysis]"') from error
     objective = Objective(model, Batches(x, y, batch_size), variables, matrix)
     size, progress = len(objective.start), Progress(None, "product", verbose)
-    arguments.number("k", k, lambda value: 0 < value < size and value == int(value), f"an integer from 1 to {size - 1}")
-    if which not in ("LA", "SA", "LM"):
+    whole = f"an integer from 1 to {size}"
+    k = int(arguments.number("k", k, lambda value: 0 < value <= size and value == int(value), whole))
+    arguments.number("tolerance", tolerance, lambda value: value > 0, "a float > 0")
+    arguments.positive_integer("max_iterations", max_iterations)
+    if which not in ORDERS:
         raise ValueError(f"`which` must be 'LA', 'SA' or 'LM'. Received: which={which!r}")
 
     def product(vector: np.ndarray) -> np.ndarray:
         progress.step()
-        return objective.product(vector)
+        multiplied = objective.product(vector)
+        if not np.isfinite(multiplied).all():
+            raise ValueError(f"The curvature must be finite to be measured. Received: model={model!r}, where it is not")
+        return multiplied
 
-    operator = LinearOperator((size, size), matvec=product, dtype="float64")
-    start, converged = np.random.default_rng(seed).normal(size=size), True
-    try:
-        # A smaller space than SciPy's 20 vectors and more: outer eigenvalues of networks stand well apart.
-        space = min(size, 2 * k + 4)
-        values, vectors = eigsh(operator, k, which=which, tol=tolerance, maxiter=max_iterations, v0=start, ncv=space)
-    except ArpackNoConvergence as error:
-        values, vectors, converged = error.eigenvalues, error.eigenvectors, False
-    order = np.argsort(values)[::-1]
-    values, vectors = values[order], vectors[:, order]
-    residuals = np.array(
-        [np.linalg.norm(product(v) - value * v) for value, v in zip(values, vectors.T, strict=True)], "float64"
-    )
+    found = outermost(product, size, k, which, tolerance, max_iterations, np.random.default_rng(seed))
     progress.end()
-    return Spectrum(values, vectors, residuals, converged, progress.steps)
+    order = np.argsort(-found.values)
+    order = order[found.converged[order]]
+    parts = found.values[order], found.vectors[:, order], found.residuals[order]
+    return Spectrum(*parts, bool(found.converged.all()), progress.steps)

@@ -27,7 +27,7 @@ class SharpnessMonitor(keras.callbacks.Callback):
         x: Data to measure on, as in `keras_sam.analysis.sharpness`. A part of the training data will do.
         y: Targets, if `x` is arrays.
         every: Measure at the end of every `every`-th epoch, an integer >= 1; the logs of other epochs have no measures.
-        measures: Names out of `"sharpness"`, `"top_eigenvalue"` (needs SciPy) and `"hessian_trace"`; or a dict of
+        measures: Names out of `"sharpness"`, `"top_eigenvalue"` and `"hessian_trace"`; or a dict of
             names and functions of `(model, x, y)` that return a float.
 
     Raises:

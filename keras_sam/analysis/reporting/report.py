@@ -92,7 +92,7 @@ def report(
         A `Report`.
 
     Raises:
-        ImportError: if SciPy or matplotlib is missing.
+        ImportError: if matplotlib is missing.
         ValueError: if an argument is out of its range, a loss is not finite, or a model is not compiled or not built.
 
     Examples:
@@ -107,11 +107,10 @@ def report(
         >>> print(figures["calibration"])
         {'not measured': 'the model is no classifier, by its loss and metrics'}
     """
-    for package in ("scipy", "matplotlib"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError('`report` needs SciPy and matplotlib: pip install "keras_sam[analysis,plot]"') from error
+    try:
+        importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise ImportError('`report` needs matplotlib: pip install "keras_sam[plot]"') from error
     named = models if isinstance(models, Mapping) else {models.name: models}
     if not named:
         raise ValueError(f"There must be a model at least. Received: models={models!r}")

@@ -69,9 +69,7 @@ class Section:
 
 def _spectrum(model: keras.Model, x: Any, y: Any, s: Settings) -> Any:
     weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    if weights < 2:
-        return NotMeasured("eigenvalues are searched for from two weights on")
-    return hessian_eigenvalues(model, x, y, k=min(s.k, weights - 1), batch_size=s.batch_size, seed=s.seed, verbose=0)
+    return hessian_eigenvalues(model, x, y, k=min(s.k, weights), batch_size=s.batch_size, seed=s.seed, verbose=0)
 
 
 def _draw_layers(results: Mapping[str, Any], axes: list[Any]) -> None:
