@@ -52,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         beds.setdefault(bed(run), {}).setdefault(run["optimizer"], run)
     for title, runs in beds.items():
         run = next(iter(runs.values()))
-        files = list(Path(args.data).glob(f"{run['dataset']}.*")) if args.data else []
-        file = str(files[0]) if files else None  # or from a library
+        files = list(Path(args.data).glob(f"{run['dataset']}.*")) if args.data else [None]  # of a library
+        if not files:
+            parser.error(f"argument --data: must have {run['dataset']}.npz or .csv in it. Received: {args.data}")
+        file = files[0] and str(files[0])
         print(title)
         result = step_cost.measure(contenders(run, list(runs), file), args.rounds, args.steps)
         results[title] = {name: {key: row[key] for key in ("ratio", "quartiles")} for name, row in result.items()}

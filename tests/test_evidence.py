@@ -214,3 +214,10 @@ def test_the_pretrained_network_is_pytorchs():
     tuned = efficientnet.fine_tuned((32, 32, 3), 10)
     assert [tuple(v.shape) for v in tuned.weights[-2:]] == [(1280, 10), (10,)]
     np.testing.assert_array_equal(tuned.weights[0], efficientnet.published()["_conv_stem.weight"].permute(2, 3, 1, 0))
+
+
+def test_a_file_that_is_missing_is_not_taken_from_a_library(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bed_cost.step_cost, "stay_on_one_core", lambda: "one core")
+    with pytest.raises(SystemExit):
+        bed_cost.main([str(photographs), "--data", str(tmp_path / "away"), "--out", str(tmp_path / "cost_runs.json")])
+    assert f"must have cifar10n_worse.npz or .csv in it. Received: {tmp_path}/away" in capsys.readouterr().err
