@@ -126,6 +126,15 @@ def test_what_the_page_says_of_the_labels_of_people():
         assert (errors["SAM"] < errors["SGD"] - 1) == (share > 9)
 
 
+def test_what_the_page_says_of_time_series():
+    kept = []
+    for contenders in evidence.read(RESULTS / "etth1.jsonl").values():
+        errors = {(way.optimizer, way.begin): runs.errors.mean() for way, runs in contenders.items()}
+        base, all_along, late = (errors[key] for key in (("base", 0.0), ("sam", 0.0), ("sam", 0.7)))
+        kept.append((base - late) / (base - all_along))
+    assert f"leaves {100 * min(kept):.0f} to {100 * max(kept):.0f}% of the gain" in EVIDENCE
+
+
 def test_what_the_page_says_of_fine_tuning():
     found = {}
     for bed, contenders in evidence.read(RESULTS / "finetune.jsonl").items():
