@@ -104,21 +104,6 @@ def test_eigenvalues_equal_those_of_the_dense_hessian(model, data, dense_hessian
     np.testing.assert_allclose(smallest.values, expected[:1], rtol=1e-4)
 
 
-def test_losses_that_layers_add_are_measured_too(data):
-    class Adds(layers.Layer):
-        def call(self, x):
-            self.add_loss(0.1 * keras.ops.mean(x**2))
-            return x
-
-    hidden = layers.Dense(6, activation="tanh", activity_regularizer=keras.regularizers.L2(0.1))
-    model = keras.Sequential([keras.Input((5,)), hidden, Adds(), layers.Dense(3)])
-    model.compile(loss=LOSS)
-    objective = Objective(model, Batches(*data, batch_size=50))
-    expected = model.evaluate(*data, batch_size=50, verbose=0)
-    assert objective.loss(objective.start) == pytest.approx(expected, rel=1e-6)
-    assert objective.loss(objective.start) == pytest.approx(expected, rel=1e-6)  # nothing has been left from before
-
-
 def test_a_negative_eigenvalue():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
     model.set_weights([np.array([[0.0], [0.0]])])
@@ -395,29 +380,6 @@ def test_several_outputs_of_a_model_that_was_never_trained(data):
     line = analysis.loss_landscape(model, x, targets, points=3)
     assert not any(v.numpy().any() for v in model.metrics_variables)
     assert line.losses[1] == pytest.approx(model.evaluate(x, targets, verbose=0, return_dict=True)["loss"], rel=1e-5)
-
-
-def embedding():
-    return keras.Sequential([keras.Input((4,)), layers.Embedding(6, 3), layers.Flatten(), layers.Dense(3)])
-
-
-def attention():
-    inputs = keras.Input((4,))
-    sequence = layers.Embedding(6, 3)(inputs)
-    pooled = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 3)(sequence, sequence))
-    return keras.Model(inputs, layers.Dense(3)(pooled))
-
-
-@pytest.mark.parametrize("network", [embedding, attention])
-def test_products_equal_differences_of_gradients(data, network):
-    model = network()
-    model.compile(loss=LOSS)
-    x, y = np.random.default_rng(0).integers(0, 6, (50, 4)), data[1]
-    objective = Objective(model, Batches(x, y))
-    rng = np.random.default_rng(1)
-    v, step = rng.normal(size=len(objective.start)), 1e-2
-    difference = (objective.gradient(objective.start + step * v) - objective.gradient(objective.start - step * v)) / 2
-    np.testing.assert_allclose(objective.product(v), difference / step, atol=2e-3)
 
 
 @pytest.mark.parametrize(

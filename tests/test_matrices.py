@@ -214,6 +214,13 @@ def attention():
     return model, rng.integers(0, 6, (12, 4)), rng.integers(0, 3, 12)
 
 
+def embedding():
+    model = keras.Sequential([keras.Input((4,)), layers.Embedding(6, 3), layers.Flatten(), layers.Dense(3)])
+    model.compile(loss=LOSS)
+    rng = np.random.default_rng(0)
+    return model, rng.integers(0, 6, (12, 4)), rng.integers(0, 3, 12)
+
+
 def convolution():
     norm = layers.BatchNormalization()
     hidden = [
@@ -226,6 +233,15 @@ def convolution():
     model.compile(loss=LOSS)
     rng = np.random.default_rng(0)
     return model, rng.normal(size=(12, 6, 6, 1)).astype("float32"), rng.integers(0, 3, 12)
+
+
+@pytest.mark.parametrize("build", [two_inputs_two_outputs, attention, embedding])
+def test_products_equal_differences_of_gradients(build):
+    model, x, y = build()
+    objective = Objective(model, Batches(x, y, 5))
+    v, step = np.random.default_rng(1).normal(size=len(objective.start)), 3e-3
+    difference = (objective.gradient(objective.start + step * v) - objective.gradient(objective.start - step * v)) / 2
+    np.testing.assert_allclose(objective.product(v), difference / step, atol=2e-3)
 
 
 @pytest.mark.parametrize("build", [two_inputs_two_outputs, attention, convolution])
@@ -308,3 +324,19 @@ def test_normalized_logits(problem):
     zero.compile(loss=LOSS)
     objective = Objective(zero, Batches(*data), normalize_logits=True)
     assert np.isfinite(objective.gradient(objective.start)).all()
+
+
+def test_losses_that_layers_add_are_in_it(problem):
+    class Adds(layers.Layer):
+        def call(self, x):
+            self.add_loss(0.1 * keras.ops.mean(x**2))
+            return x
+
+    x, y = problem[1][0].astype("float32"), problem[1][1]
+    hidden = layers.Dense(6, activation="tanh", activity_regularizer=keras.regularizers.L2(0.1))
+    model = keras.Sequential([keras.Input((5,)), hidden, Adds(), layers.Dense(3)])
+    model.compile(loss=LOSS)
+    objective = Objective(model, Batches(x, y, batch_size=50))
+    expected = model.evaluate(x, y, batch_size=50, verbose=0)
+    assert objective.loss(objective.start) == pytest.approx(expected, rel=1e-6)
+    assert objective.loss(objective.start) == pytest.approx(expected, rel=1e-6)  # nothing has been left from before
