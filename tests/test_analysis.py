@@ -398,6 +398,8 @@ def test_several_outputs_of_a_model_that_was_never_trained(data):
         (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, tolerance=0), "`tolerance` must be a float > 0"),
         (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, max_iterations=0), "`max_iterations` must be an"),
         (lambda m, x, y: analysis.hessian_eigenvalues(m, np.inf * x, y), "The curvature must be finite to be measured"),
+        (lambda m, x, y: analysis.hessian_trace(m, np.inf * x, y), "The curvature must be finite to be measured"),
+        (lambda m, x, y: analysis.spectral_density(m, np.inf * x, y), "The curvature must be finite to be measured"),
         (lambda m, x, y: analysis.hessian_eigenvalues(m, x, y, which="BE"), "`which` must be 'LA', 'SA' or 'LM'"),
         (lambda m, x, y: analysis.hessian_trace(m, x, y, samples=1), "`samples` must be an integer >= 2"),
         (lambda m, x, y: analysis.loss_landscape(m, x, y, span=0), "`span` must be a float > 0"),

@@ -292,6 +292,18 @@ def test_a_single_weight(capsys):
     assert figures["trace"]["Hessian trace"] == pytest.approx(2.0)
 
 
+def test_curvature_that_is_not_finite_leaves_the_rest_measured():
+    outputs = layers.Lambda(lambda x: keras.ops.sqrt(keras.ops.abs(x)) ** 3)
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False, kernel_initializer="zeros"), outputs])
+    model.compile(loss="mse")
+    found = analysis.report({"zero": model}, np.ones((4, 2)), np.ones((4, 1)), **SMALL)
+    figures = found.to_dict()["models"]["zero"]
+    for section in ("curvature", "trace", "density"):
+        assert "The curvature must be finite to be measured" in figures[section]["not measured"]
+    assert figures["evaluation"]["loss"] == pytest.approx(1.0)
+    assert figures["average sharpness"]["mean rise"] != 0
+
+
 def test_reliability_diagrams(tmp_path):
     sure = analysis.Calibration(0.2, -1.0, 0.5, 0.6, np.array([0.6, 1.0]), np.array([0.5, 0.7]), np.ones(2) / 2, 10)
     calm = analysis.Calibration(0.0, -0.5, 0.3, 0.8, np.array([0.7, 0.9]), np.array([0.7, 0.9]), np.ones(2) / 2, 10)

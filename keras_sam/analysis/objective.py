@@ -18,7 +18,7 @@ BLOCK = 8  # vectors that are multiplied together
 
 
 class NotDifferentiableError(ValueError):
-    """The backend does not know a derivative that is asked for."""
+    """The backend does not know a derivative that is asked for, or it is not finite."""
 
 
 class Objective:
@@ -103,7 +103,12 @@ class Objective:
             stacked = [ops.convert_to_tensor(part.reshape(size, *shape), self._dtype) for part, shape in parts]
             means = self._mean(self._products, self._start, None, stacked)
             found.append(np.concatenate([np.reshape(ops.convert_to_numpy(m), (size, -1)) for m in means], axis=1))
-        return np.concatenate(found)[:count].T.astype("float64")
+        products = np.concatenate(found)[:count].T.astype("float64")
+        if not np.isfinite(products).all():
+            raise NotDifferentiableError(
+                f"The curvature must be finite to be measured. Received: model={self.model!r}, where it is not"
+            )
+        return products
 
     def tensors(self, vector: np.ndarray) -> list[Any]:
         """A flat vector, in the shapes of the variables."""
