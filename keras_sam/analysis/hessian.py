@@ -10,6 +10,7 @@ from keras_sam.analysis.objective import Objective
 from keras_sam.analysis.outermost import ORDERS, outermost
 from keras_sam.analysis.progress import Progress
 from keras_sam.analysis.results import Spectrum
+from keras_sam.analysis.trace import counted
 from keras_sam.models.batches import Batches
 from keras_sam.optimizers import arguments
 
@@ -93,11 +94,8 @@ def hessian_eigenvalues(
     if which not in ORDERS:
         raise ValueError(f"`which` must be 'LA', 'SA' or 'LM'. Received: which={which!r}")
 
-    def product(vector: np.ndarray) -> np.ndarray:
-        progress.step()
-        return objective.product(vector)
-
-    found = outermost(product, size, k, which, tolerance, max_iterations, np.random.default_rng(seed))
+    products, rng = counted(objective, progress), np.random.default_rng(seed)
+    found = outermost(lambda v: products(v[:, None])[:, 0], size, k, which, tolerance, max_iterations, rng)
     progress.end()
     order = np.argsort(-found.values)
     order = order[found.converged[order]]
